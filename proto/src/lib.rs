@@ -1,0 +1,31 @@
+//! The protocol between a Snakepit host and its workers.
+//!
+//! [`v1`] is generated from `snakepit/worker/v1/worker.proto`, which documents every message. How Python
+//! values travel inside `bytes` fields is described in `VALUES.md` beside it. [`preamble`] is what opens an
+//! inherited channel before HTTP/2 begins.
+
+pub mod preamble;
+
+/// Version 1 of the worker protocol: generated messages, clients and servers.
+#[expect(missing_docs, unreachable_pub, missing_debug_implementations, reason = "generated; the .proto file carries the documentation")]
+pub mod v1 {
+    tonic::include_proto!("snakepit.worker.v1");
+
+    /// The encoded `FileDescriptorSet` of this package, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snakepit.worker.v1.bin"));
+}
+
+/// The protocol versions this build speaks, newest last. A handshake that shares none of them is refused.
+pub const PROTOCOL_VERSIONS: &[u32] = &[1];
+
+/// Names of environment variables that a host sets for its workers.
+pub mod env {
+    /// 32 hex digits: the run that started this process. Inherited by everything a worker starts.
+    pub const RUN_ID: &str = "SNAKEPIT_RUN_ID";
+    /// The worker within the run. Inherited by everything a worker starts.
+    pub const WORKER_ID: &str = "SNAKEPIT_WORKER_ID";
+    /// The form of the worker's channel: `fd:0`, `unix:PATH` or `tcp:HOST:PORT`.
+    pub const CHANNEL: &str = "SNAKEPIT_CHANNEL";
+    /// Run ids of hosts further out, colon separated, when a host runs inside a worker.
+    pub const OUTER_RUN_IDS: &str = "SNAKEPIT_OUTER_RUN_IDS";
+}
