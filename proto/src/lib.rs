@@ -7,12 +7,18 @@
 pub mod preamble;
 
 /// Version 1 of the worker protocol: generated messages, clients and servers.
-#[expect(missing_docs, unreachable_pub, missing_debug_implementations, reason = "generated; the .proto file carries the documentation")]
+#[expect(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "generated; the .proto file carries the documentation"
+)]
 pub mod v1 {
     tonic::include_proto!("snakepit.worker.v1");
 
     /// The encoded `FileDescriptorSet` of this package, for gRPC reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/snakepit.worker.v1.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/snakepit.worker.v1.bin"));
 }
 
 /// The protocol versions this build speaks, newest last. A handshake that shares none of them is refused.

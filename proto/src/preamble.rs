@@ -48,9 +48,15 @@ impl std::fmt::Display for PreambleError {
         match self {
             Self::Magic => write!(f, "the channel does not begin with a snakepit preamble"),
             Self::Version(theirs) => {
-                write!(f, "the host sent preamble version {theirs}, this worker reads version {VERSION}")
+                write!(
+                    f,
+                    "the host sent preamble version {theirs}, this worker reads version {VERSION}"
+                )
             }
-            Self::Body(len) => write!(f, "the preamble announces {len} bytes of body, at most {MAX_BODY} are accepted"),
+            Self::Body(len) => write!(
+                f,
+                "the preamble announces {len} bytes of body, at most {MAX_BODY} are accepted"
+            ),
         }
     }
 }
@@ -60,7 +66,11 @@ impl std::error::Error for PreambleError {}
 impl Preamble {
     /// A preamble of the current version without a body.
     pub const fn new(descriptors: u16) -> Self {
-        Self { version: VERSION, descriptors, body_len: 0 }
+        Self {
+            version: VERSION,
+            descriptors,
+            body_len: 0,
+        }
     }
 
     /// The bytes to send.
@@ -90,7 +100,11 @@ impl Preamble {
         if body_len > MAX_BODY {
             return Err(PreambleError::Body(body_len));
         }
-        Ok(Self { version, descriptors: u16::from_be_bytes([d0, d1]), body_len })
+        Ok(Self {
+            version,
+            descriptors: u16::from_be_bytes([d0, d1]),
+            body_len,
+        })
     }
 }
 

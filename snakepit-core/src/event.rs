@@ -1,0 +1,179 @@
+//! Every state change as one typed stream.
+//!
+//! Tracing, metrics and the command read it. A subscriber that falls behind loses the oldest events and is told
+//! how many; emitting never waits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::broadcast;
+
+use crate::{
+    id::{SlotId, WorkerId},
+    process::EndReport,
+    worker::{Down, StartError},
+};
+
+/// Events kept for a subscriber that is slow. A pool of 100 workers starting emits a few hundred at once.
+const BACKLOG: usize = 4096;
+
+/// A state change.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When it was emitted.
+    pub at: SystemTime,
+    /// The pool it happened in.
+    pub pool: Arc<str>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A worker's process exists and is held at its gate.
+    WorkerLaunched {
+        slot: SlotId,
+        worker: WorkerId,
+        pid: u32,
+    },
+    /// A worker answers calls; `took` is from the start of its launch.
+    WorkerReady {
+        slot: SlotId,
+        worker: WorkerId,
+        pid: Option<u32>,
+        took: Duration,
+    },
+    /// A worker did not become ready.
+    WorkerStartFailed { slot: SlotId, error: Arc<StartError> },
+    /// A worker cannot serve any more.
+    WorkerDown {
+        slot: SlotId,
+        worker: WorkerId,
+        down: Down,
+    },
+    /// Nothing of a worker is left.
+    WorkerEnded {
+        slot: SlotId,
+        worker: WorkerId,
+        report: EndReport,
+    },
+    /// A restart waits; `restart` counts from 1 within the current series.
+    RestartDelayed {
+        slot: SlotId,
+        restart: u32,
+        delay: Duration,
+    },
+    /// A resource of a slot started.
+    ResourceStarted { slot: SlotId, resource: Arc<str> },
+    /// A resource of a slot could not be started, or failed later; the worker serves on without it.
+    ResourceFailed {
+        slot: SlotId,
+        resource: Arc<str>,
+        message: String,
+    },
+    /// A resource of a slot ended.
+    ResourceEnded { slot: SlotId, resource: Arc<str> },
+    /// A starter exceeded its restart intensity and ended.
+    StarterGaveUp {
+        slot: SlotId,
+        restarts: u32,
+        period: Duration,
+    },
+    /// The supervisor restarted a starter.
+    StarterRestarted { slot: SlotId },
+    /// A slot rests after too many restarts.
+    SlotQuarantined { slot: SlotId, pause: Duration },
+    /// A slot's starter ended for good, with everything in it.
+    SlotTerminated { slot: SlotId },
+    /// A metrics sample of a worker's process tree.
+    Metrics {
+        slot: SlotId,
+        worker: WorkerId,
+        /// Resident memory of the tree in bytes.
+        rss_bytes: u64,
+        /// CPU use of the tree since the last sample; 1.0 is one core.
+        cpu: f32,
+        /// Processes in the tree.
+        processes: u32,
+    },
+    /// The pool takes no new calls.
+    PoolDraining,
+    /// The pool has ended.
+    PoolStopped,
+}
+
+/// Emits the events of one pool.
+#[derive(Clone, Debug)]
+pub struct Events {
+    pool: Arc<str>,
+    sender: broadcast::Sender<Event>,
+}
+
+impl Events {
+    /// A stream for the pool of this name.
+    pub fn new(pool: &str) -> Self {
+        Self {
+            pool: pool.into(),
+            sender: broadcast::Sender::new(BACKLOG),
+        }
+    }
+
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// Emits an event to whoever listens now.
+    pub fn emit(&self, kind: EventKind) {
+        trace(&self.pool, &kind);
+        // An error only says that nobody listens.
+        let _ = self.sender.send(Event {
+            at: SystemTime::now(),
+            pool: Arc::clone(&self.pool),
+            kind,
+        });
+    }
+
+    /// Events from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+}
+
+/// Writes an event to the log, at a level that fits it.
+fn trace(pool: &str, kind: &EventKind) {
+    match kind {
+        EventKind::WorkerStartFailed { slot, error } => {
+            tracing::warn!(pool, %slot, error = %crate::rpc::error_chain(&**error), "worker did not start");
+        }
+        EventKind::WorkerDown { slot, worker, down } if !down.reason.is_normal() => {
+            tracing::warn!(pool, %slot, %worker, reason = %down, "worker down");
+        }
+        EventKind::StarterGaveUp {
+            slot,
+            restarts,
+            period,
+        } => {
+            tracing::error!(pool, %slot, restarts, ?period, "starter gave up");
+        }
+        EventKind::SlotQuarantined { slot, pause } => {
+            tracing::error!(pool, %slot, ?pause, "slot quarantined");
+        }
+        EventKind::ResourceFailed {
+            slot,
+            resource,
+            message,
+        } => {
+            tracing::warn!(pool, %slot, %resource, message, "resource failed");
+        }
+        EventKind::WorkerEnded { slot, worker, report } if !report.remaining.is_empty() => {
+            tracing::error!(pool, %slot, %worker, ?report, "processes are left that cannot be ended");
+        }
+        EventKind::Metrics { .. } => tracing::trace!(pool, event = ?kind, "metrics"),
+        _ => tracing::debug!(pool, event = ?kind, "state change"),
+    }
+}

@@ -1,0 +1,252 @@
+//! The seam to the registry: a record of what a run has started.
+//!
+//! A [`Ledger`] learns of a worker before its process exists and forgets it only when nothing of it is left,
+//! so that whatever a host leaves behind by dying can be found by its rows.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Mutex, time::SystemTime};
+
+use async_trait::async_trait;
+
+use crate::{
+    id::{RunId, WorkerId},
+    process::ProcessIdentity,
+};
+
+/// How far a recorded worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowState {
+    /// About to be created; its process may or may not exist.
+    Reserved,
+    /// Created; its identity is known.
+    Active,
+    /// Being ended.
+    Ending,
+}
+
+/// One recorded worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The run that starts it.
+    pub run_id: RunId,
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// The program.
+    pub program: PathBuf,
+    /// The backend that starts it.
+    pub launcher: String,
+    /// How far it has come.
+    pub state: RowState,
+    /// Who it is, from `Active` on.
+    pub identity: Option<ProcessIdentity>,
+    /// When the row was reserved.
+    pub reserved_at: SystemTime,
+}
+
+/// Records what a run starts. Each method returns when the change would survive the host's death.
+///
+/// The states of a row go reserved, active, ending, gone; a method called out of that order answers
+/// [`LedgerError::IllegalTransition`] and changes nothing.
+#[async_trait]
+pub trait Ledger: Send + Sync + fmt::Debug {
+    /// Adds a row in state `Reserved`.
+    ///
+    /// # Errors
+    /// When the row exists already or cannot be stored.
+    async fn reserve(&self, row: Row) -> Result<(), LedgerError>;
+
+    /// The process exists: `Reserved` becomes `Active`.
+    ///
+    /// # Errors
+    /// When the row is not reserved or the change cannot be stored.
+    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError>;
+
+    /// Its end has begun: `Reserved` or `Active` becomes `Ending`; an ending row stays so.
+    ///
+    /// # Errors
+    /// When there is no such row or the change cannot be stored.
+    async fn ending(&self, worker: WorkerId) -> Result<(), LedgerError>;
+
+    /// Nothing of it is left: the row goes.
+    ///
+    /// # Errors
+    /// When there is no such row or the change cannot be stored.
+    async fn release(&self, worker: WorkerId) -> Result<(), LedgerError>;
+
+    /// All rows, by worker.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn rows(&self) -> Result<Vec<Row>, LedgerError>;
+}
+
+/// Why the ledger did not take a change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The row is not in a state that allows the change.
+    #[error("cannot {change} {worker}: its row is {}", found.map_or("absent".to_owned(), |s| format!("{s:?}").to_lowercase()))]
+    IllegalTransition {
+        /// What was asked for, as in `activate`.
+        change: &'static str,
+        /// The worker.
+        worker: WorkerId,
+        /// The state found; `None` when there is no row.
+        found: Option<RowState>,
+    },
+    /// The store failed.
+    #[error("cannot store the row of {worker}")]
+    Store {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A ledger in memory: the order of the steps without the durability. What a crashed host leaves behind
+/// cannot be found by it.
+#[derive(Debug, Default)]
+pub struct MemoryLedger {
+    rows: Mutex<BTreeMap<WorkerId, Row>>,
+}
+
+impl MemoryLedger {
+    /// An empty ledger.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn change(
+        &self,
+        change: &'static str,
+        worker: WorkerId,
+        allowed: &[RowState],
+        apply: impl FnOnce(&mut BTreeMap<WorkerId, Row>),
+    ) -> Result<(), LedgerError> {
+        let mut rows = self.lock();
+        let found = rows.get(&worker).map(|row| row.state);
+        if !found.is_some_and(|state| allowed.contains(&state)) {
+            return Err(LedgerError::IllegalTransition {
+                change,
+                worker,
+                found,
+            });
+        }
+        apply(&mut rows);
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkerId, Row>> {
+        // A panic while the map was held cannot have left it half changed: every change is one call.
+        self.rows
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    async fn reserve(&self, row: Row) -> Result<(), LedgerError> {
+        let mut rows = self.lock();
+        let worker = row.worker_id;
+        if let Some(found) = rows.get(&worker) {
+            return Err(LedgerError::IllegalTransition {
+                change: "reserve",
+                worker,
+                found: Some(found.state),
+            });
+        }
+        rows.insert(
+            worker,
+            Row {
+                state: RowState::Reserved,
+                identity: None,
+                ..row
+            },
+        );
+        Ok(())
+    }
+
+    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError> {
+        self.change("activate", worker, &[RowState::Reserved], |rows| {
+            if let Some(row) = rows.get_mut(&worker) {
+                row.state = RowState::Active;
+                row.identity = Some(identity.clone());
+            }
+        })
+    }
+
+    async fn ending(&self, worker: WorkerId) -> Result<(), LedgerError> {
+        let allowed = [RowState::Reserved, RowState::Active, RowState::Ending];
+        self.change("mark as ending", worker, &allowed, |rows| {
+            if let Some(row) = rows.get_mut(&worker) {
+                row.state = RowState::Ending;
+            }
+        })
+    }
+
+    async fn release(&self, worker: WorkerId) -> Result<(), LedgerError> {
+        let allowed = [RowState::Reserved, RowState::Ending];
+        self.change("release", worker, &allowed, |rows| {
+            rows.remove(&worker);
+        })
+    }
+
+    async fn rows(&self) -> Result<Vec<Row>, LedgerError> {
+        Ok(self.lock().values().cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(worker: u64) -> Row {
+        Row {
+            run_id: RunId::random(),
+            worker_id: WorkerId(worker),
+            program: "python3".into(),
+            launcher: "fake".into(),
+            state: RowState::Reserved,
+            identity: None,
+            reserved_at: SystemTime::now(),
+        }
+    }
+
+    fn identity() -> ProcessIdentity {
+        ProcessIdentity {
+            pid: 7,
+            pgid: 7,
+            start_ticks: 1,
+            handle: None,
+            boot_id: "boot".into(),
+            pid_namespace: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_goes_through_its_states_in_order() {
+        let ledger = MemoryLedger::new();
+        let worker = WorkerId(1);
+        ledger.reserve(row(1)).await.unwrap();
+        ledger.activate(worker, &identity()).await.unwrap();
+        assert_eq!(ledger.rows().await.unwrap()[0].identity, Some(identity()));
+        ledger.ending(worker).await.unwrap();
+        ledger.release(worker).await.unwrap();
+        assert!(ledger.rows().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn steps_out_of_order_are_refused_and_change_nothing() {
+        let ledger = MemoryLedger::new();
+        let worker = WorkerId(1);
+        assert!(ledger.activate(worker, &identity()).await.is_err());
+        ledger.reserve(row(1)).await.unwrap();
+        assert!(ledger.reserve(row(1)).await.is_err());
+        ledger.activate(worker, &identity()).await.unwrap();
+        let error = ledger.release(worker).await.unwrap_err().to_string();
+        assert_eq!(error, "cannot release worker 1: its row is active");
+        assert_eq!(ledger.rows().await.unwrap().len(), 1);
+    }
+}

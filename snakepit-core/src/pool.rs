@@ -1,0 +1,1 @@
+//! Lends workers to callers.

@@ -1,0 +1,58 @@
+//! Restart policies and intensity, supervisor and starters, resources of a slot.
+//!
+//! The words keep their meaning from Erlang/OTP's
+//! [`supervisor`](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    id::{SlotId, WorkerId},
+    worker::{Down, StartError, Worker},
+};
+
+/// What a slot tells the pool. A starter manages restarts by itself; the pool only learns who serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SlotEvent {
+    /// A worker is ready to be called.
+    Ready {
+        /// Its slot.
+        slot: SlotId,
+        /// The worker.
+        worker: Arc<dyn Worker>,
+    },
+    /// The slot's worker must not be called any more. Told at once, before its process tree is ended.
+    Down {
+        /// Its slot.
+        slot: SlotId,
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        down: Down,
+    },
+    /// A start failed; the starter tries again or gives up by itself.
+    StartFailed {
+        /// The slot.
+        slot: SlotId,
+        /// Why.
+        error: Arc<StartError>,
+    },
+    /// The slot rests: its starter exceeded its intensity, and the supervisor its own.
+    Quarantined {
+        /// The slot.
+        slot: SlotId,
+        /// For how long.
+        pause: Duration,
+    },
+    /// The slot is gone, with everything in it.
+    Terminated {
+        /// The slot.
+        slot: SlotId,
+    },
+}
+
+/// Learns what slots do. Called synchronously from the starter: implementations must not block.
+pub trait SlotObserver: Send + Sync + fmt::Debug {
+    /// Something happened in a slot.
+    fn slot_event(&self, event: SlotEvent);
+}

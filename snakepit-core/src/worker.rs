@@ -1,0 +1,67 @@
+//! One live process with its channel.
+//!
+//! [`Worker`] is what a starter supervises and a pool calls; [`WorkerFactory`] makes the next one for a slot.
+
+mod client;
+mod down;
+mod error;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
+pub use down::{Down, DownReason};
+pub use error::{StartError, StartErrorKind, StartPhase};
+
+use crate::{
+    id::{SlotId, WorkerId},
+    process::EndReport,
+};
+
+/// A worker that has been ready. It is transient: every end the host did not ask for is abnormal.
+///
+/// Dropping the last handle of a worker that was not ended kills its process, as a last defence.
+#[async_trait]
+pub trait Worker: Send + Sync + fmt::Debug {
+    /// Which worker this is.
+    fn id(&self) -> WorkerId;
+
+    /// Its process id, for people and metrics; `None` for a worker without a process of ours.
+    fn pid(&self) -> Option<u32>;
+
+    /// How calls reach it.
+    fn client(&self) -> Arc<dyn WorkerClient>;
+
+    /// Declares the worker unfit to serve, once: [`down`](Self::down) resolves with this reason and whoever
+    /// supervises it ends and replaces it. Later reasons are ignored.
+    fn condemn(&self, reason: DownReason);
+
+    /// Resolves when the worker cannot serve any more: its process ended, its control thread stopped
+    /// answering, or it was condemned. Repeated and concurrent waits agree.
+    ///
+    /// # Cancel safety
+    /// Safe; nothing is lost.
+    async fn down(&self) -> Down;
+
+    /// Ends the worker: asks it to finish the running call within `drain` and to leave, then ends its process
+    /// tree with `grace` between SIGTERM and SIGKILL, and releases its ledger row when the tree is empty.
+    /// Repeated and concurrent calls agree; the shorter times win. A worker that is already down is not asked.
+    ///
+    /// # Cancel safety
+    /// The ending goes on when the future is dropped.
+    async fn end(&self, drain: Duration, grace: Duration) -> EndReport;
+}
+
+/// Makes the workers of a slot, one after the other.
+#[async_trait]
+pub trait WorkerFactory: Send + Sync + fmt::Debug {
+    /// Starts a worker and returns it ready, or fails and leaves nothing behind.
+    ///
+    /// # Errors
+    /// Which phase failed, why, and what the process said last.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends whatever it had started, in the background.
+    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError>;
+}

@@ -1,0 +1,42 @@
+//! How calls reach a worker.
+
+use std::{fmt, future::Future, pin::Pin};
+
+use snakepit_proto::v1::{CallRequest, CallResponse};
+use tokio::sync::mpsc;
+
+/// A boxed future that owns all it needs, so that it can be driven on after its caller has left.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// The connection to the worker failed. What that means for the worker is told by
+/// [`Worker::down`](super::Worker::down), never by this error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the worker's connection failed: {message}")]
+pub struct TransportError {
+    /// What the transport said, for people.
+    pub message: String,
+}
+
+/// The consumer's side of a stream of items.
+///
+/// Dropping it cancels the stream in the worker.
+#[derive(Debug)]
+pub struct ItemStream {
+    /// Messages of the stream, in order; it ends after an error or the last item.
+    pub items: mpsc::Receiver<Result<snakepit_proto::v1::StreamResponse, TransportError>>,
+    /// Grants the worker further items.
+    pub credit: mpsc::UnboundedSender<u32>,
+}
+
+/// How calls reach a worker. Which calls may run at the same time is the pool's business.
+pub trait WorkerClient: Send + Sync + fmt::Debug {
+    /// Sends a call and waits for its answer.
+    fn call(&self, request: CallRequest) -> BoxFuture<Result<CallResponse, TransportError>>;
+
+    /// Begins a stream; the consumer takes `credit` items before it grants more.
+    fn call_stream(&self, request: CallRequest, credit: u32)
+    -> BoxFuture<Result<ItemStream, TransportError>>;
+
+    /// Interrupts a call; answers whether it was running.
+    fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>>;
+}

@@ -1,0 +1,71 @@
+//! Why a worker no longer serves.
+
+use std::{fmt, time::Duration};
+
+use crate::process::ExitOutcome;
+
+/// Why a worker no longer serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// Its process ended by itself or by somebody else's signal.
+    Exited,
+    /// It closed its channel while its process lived on.
+    ChannelClosed,
+    /// Its control thread did not answer for this long.
+    Unresponsive(Duration),
+    /// A call did not stop within the cancel grace after its deadline passed or its caller left.
+    CallOverran {
+        /// The call.
+        call_id: u64,
+        /// The grace that ran out.
+        grace: Duration,
+    },
+    /// The host asked for its end. The only normal reason.
+    Requested,
+}
+
+impl DownReason {
+    /// Whether the host asked for it; everything else is abnormal and restarted.
+    pub const fn is_normal(&self) -> bool {
+        matches!(self, Self::Requested)
+    }
+}
+
+impl fmt::Display for DownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited => write!(f, "its process ended"),
+            Self::ChannelClosed => write!(f, "it closed its channel"),
+            Self::Unresponsive(after) => write!(f, "it did not answer a heartbeat for {after:?}"),
+            Self::CallOverran { call_id, grace } => {
+                write!(
+                    f,
+                    "call {call_id} did not stop within {grace:?} of being cancelled"
+                )
+            }
+            Self::Requested => write!(f, "the host asked for its end"),
+        }
+    }
+}
+
+/// A worker that is down, with what is known of its process.
+#[derive(Clone, Debug)]
+pub struct Down {
+    /// Why.
+    pub reason: DownReason,
+    /// How the process ended, if it had ended by then.
+    pub outcome: Option<ExitOutcome>,
+    /// The last bytes of its standard error, decoded lossily.
+    pub stderr_tail: String,
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outcome {
+            Some(outcome) if self.reason == DownReason::Exited => write!(f, "{outcome}"),
+            Some(outcome) => write!(f, "{}; {outcome}", self.reason),
+            None => write!(f, "{}", self.reason),
+        }
+    }
+}
