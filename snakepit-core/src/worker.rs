@@ -5,6 +5,7 @@
 mod client;
 mod down;
 mod error;
+mod grpc;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
 pub use down::{Down, DownReason};
 pub use error::{StartError, StartErrorKind, StartPhase};
+pub use grpc::{ChannelSpec, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat};
 
 use crate::{
     id::{SlotId, WorkerId},

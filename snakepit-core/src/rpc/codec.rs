@@ -186,6 +186,11 @@ mod tests {
             outer.append(&mut sets);
             sets = outer;
         }
-        assert!(decode::<crate::rpc::Value>(&sets).unwrap_err().to_string().contains("sets nest"));
+        assert!(
+            decode::<crate::rpc::Value>(&sets)
+                .unwrap_err()
+                .to_string()
+                .contains("sets nest")
+        );
     }
 }
