@@ -100,7 +100,6 @@ impl Engine {
 
     /// Puts the call into the slot and finds its function, whose import is already part of the call. The outer
     /// error is a call that did not begin.
-    #[expect(clippy::type_complexity, reason = "two failures with different consequences")]
     fn begin(
         &self,
         py: Python<'_>,

@@ -149,13 +149,12 @@ fn open(py: Python<'_>, channel: Channel) -> PyResult<Option<Opened>> {
 
 /// Says on standard error why the adapters of the command line are no good, and leaves.
 fn failed_adapters(shared: &Shared) -> ! {
-    if let Some(outcome) = &*shared.prepared.borrow() {
-        if let Err(error) = &**outcome {
-            for exception in &error.exceptions {
-                eprint!("{}", exception.traceback);
-            }
-            eprintln!("snakepit: {}", error.message);
+    let prepared = shared.prepared.borrow().clone();
+    if let Some(Err(error)) = prepared.as_deref() {
+        for exception in &error.exceptions {
+            eprint!("{}", exception.traceback);
         }
+        eprintln!("snakepit: {}", error.message);
     }
     shared.leave(1)
 }

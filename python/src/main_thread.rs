@@ -145,10 +145,10 @@ impl MainLoop {
 }
 
 async fn next(jobs: &mut Option<mpsc::UnboundedReceiver<Job>>) -> Job {
-    if let Some(jobs) = jobs {
-        if let Some(job) = jobs.recv().await {
-            return job;
-        }
+    if let Some(jobs) = jobs
+        && let Some(job) = jobs.recv().await
+    {
+        return job;
     }
     std::future::pending().await
 }

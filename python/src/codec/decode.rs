@@ -49,7 +49,6 @@ enum Place {
 }
 
 /// Reads values one after the other.
-#[expect(missing_debug_implementations, reason = "a Python token has none")]
 pub(crate) struct Decoder<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
