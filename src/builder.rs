@@ -7,7 +7,7 @@ use snakepit_core::{
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
     pool::{Pool as CorePool, PoolStartError},
-    supervision::{MetricsCollectorFactory, ResourceFactory, Shutdown},
+    supervision::{ResourceFactory, Shutdown},
     worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
@@ -295,9 +295,6 @@ impl PoolBuilder {
         }
         if let Some(shutdown) = self.shutdown {
             pool = pool.shutdown(shutdown);
-        }
-        if let Some(interval) = self.metrics {
-            pool = pool.resource(Arc::new(MetricsCollectorFactory::with_interval(interval)));
         }
         for resource in self.resources {
             pool = pool.resource(resource);

@@ -243,7 +243,10 @@ fn byte_count(text: &str) -> Result<usize, String> {
         "G" | "GiB" => 1 << 30,
         _ => return Err("known units are KiB, MiB and GiB".to_owned()),
     };
-    let number: usize = digits.trim().parse().map_err(|_| "a whole number of bytes is needed".to_owned())?;
+    let number: usize = digits
+        .trim()
+        .parse()
+        .map_err(|_| "a whole number of bytes is needed".to_owned())?;
     number
         .checked_mul(unit)
         .filter(|bytes| *bytes <= MOST)

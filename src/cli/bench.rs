@@ -37,13 +37,20 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
         .python(python)
         // A scan of the process table in the middle of a measurement is not what is measured.
         .metrics(None);
-    let builder = args.preload.iter().fold(builder, |builder, module| builder.adapter(module));
+    let builder = args
+        .preload
+        .iter()
+        .fold(builder, |builder, module| builder.adapter(module));
 
     let began = Instant::now();
     let report = session::full_runtime()?.block_on(session::with_pool(builder, async |pool| {
         let start = began.elapsed();
         let progress = Progress::start();
-        progress.teller()(format!("{} callers for {}", args.concurrency, output::duration(args.duration)));
+        progress.teller()(format!(
+            "{} callers for {}",
+            args.concurrency,
+            output::duration(args.duration)
+        ));
         let payload = Value::Bytes(vec![b'x'; args.payload].into());
         let warm_up = WARM_UP.min(args.duration / 4);
         load(pool, args.concurrency, &payload, warm_up).await?;

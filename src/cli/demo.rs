@@ -59,8 +59,14 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     }))?;
     let (before, ending) = before;
     let left = survivors::count();
-    display.step("End", "calls are finished, workers ended, and every process that carries this run's id is looked for")?;
-    display.figure(format_args!("{before} processes before, {left} after"), Some(ending.elapsed()))?;
+    display.step(
+        "End",
+        "calls are finished, workers ended, and every process that carries this run's id is looked for",
+    )?;
+    display.figure(
+        format_args!("{before} processes before, {left} after"),
+        Some(ending.elapsed()),
+    )?;
     if left > 0 {
         return Err(Failure::Failed(format!("{left} processes of this run are left")));
     }

@@ -77,7 +77,11 @@ impl Report {
         ))?;
         let quantile = |share| duration(self.latencies.quantile(share));
         let mut rows = vec![
-            ("start", duration(self.start), "until every worker was ready".to_owned()),
+            (
+                "start",
+                duration(self.start),
+                "until every worker was ready".to_owned(),
+            ),
             (
                 "throughput",
                 format!("{}/s", grouped(self.per_second() as u64)),
@@ -89,7 +93,11 @@ impl Report {
             ("max", duration(self.latencies.max()), String::new()),
         ];
         if let Some(memory) = self.memory_per_worker() {
-            rows.push(("memory", bytes(memory), "per worker, its share of what is shared (PSS)".to_owned()));
+            rows.push((
+                "memory",
+                bytes(memory),
+                "per worker, its share of what is shared (PSS)".to_owned(),
+            ));
         }
         for (name, figure, remark) in rows {
             let line = format!("  {name:<11} {figure:>11}   {}", style.dim(remark));

@@ -43,14 +43,18 @@ pub(super) async fn replacement(
                 }) if slot == of => return Ok((pid.unwrap_or_default(), killed.elapsed())),
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => {
-                    return Err(Failure::Failed("the pool ended instead of replacing its worker".to_owned()));
+                    return Err(Failure::Failed(
+                        "the pool ended instead of replacing its worker".to_owned(),
+                    ));
                 }
             }
         }
     };
     match timeout(PATIENCE, ready).await {
         Ok(ready) => ready,
-        Err(_) => Err(Failure::Failed(format!("the worker was not replaced within {PATIENCE:?}"))),
+        Err(_) => Err(Failure::Failed(format!(
+            "the worker was not replaced within {PATIENCE:?}"
+        ))),
     }
 }
 

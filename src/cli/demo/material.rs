@@ -24,7 +24,10 @@ impl Material {
         let run = snakepit::core::RunId::current();
         let dir = env::temp_dir().join(format!("snakepit-demo-{run}"));
         lay(&dir).map_err(|error| {
-            Failure::Failed(format!("cannot write the demo's files to {}: {error}", dir.display()))
+            Failure::Failed(format!(
+                "cannot write the demo's files to {}: {error}",
+                dir.display()
+            ))
         })?;
         Ok(Self { dir })
     }

@@ -72,7 +72,10 @@ impl Show {
         } else {
             self.style.green(bar)
         };
-        output::line(format_args!("   {label}  {value:>5}  {bar} {}", self.style.dim(remark)))
+        output::line(format_args!(
+            "   {label}  {value:>5}  {bar} {}",
+            self.style.dim(remark)
+        ))
     }
 
     pub(super) fn closing(&self) -> Result<(), Failure> {

@@ -66,15 +66,18 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn start(&self, took: Duration, about: &str) -> Result<(), Failure> {
-        self.show
-            .step("Start", "each worker is a process that has imported the adapter nile.py")?;
+        self.show.step(
+            "Start",
+            "each worker is a process that has imported the adapter nile.py",
+        )?;
         let ready = self.pool.status().await.ready;
         self.show
             .figure(format_args!("{ready} workers ready ({about})"), Some(took))
     }
 
     pub(super) async fn call(&self) -> Result<(), Failure> {
-        self.show.step("Call", "a Python function, by name, with Rust types")?;
+        self.show
+            .step("Call", "a Python function, by name, with Rust types")?;
         let began = Instant::now();
         let summary: Summary = self.pool.call("nile:summary", ()).await?;
         let took = began.elapsed();
@@ -93,15 +96,24 @@ impl<'a> Tour<'a> {
         }
         latencies.sort_unstable();
         self.show.figure(
-            format_args!("{} calls of nile:flow one after the other, median", grouped(CALLS as u64)),
+            format_args!(
+                "{} calls of nile:flow one after the other, median",
+                grouped(CALLS as u64)
+            ),
             Some(latencies[CALLS / 2]),
         )
     }
 
     pub(super) async fn stream(&self) -> Result<(), Failure> {
-        self.show
-            .step("Stream", "a generator's items arrive as it yields them: years far from the mean")?;
-        let request = self.pool.request("nile:unusual").args(&(2.0,)).map_err(snakepit::CallError::from)?;
+        self.show.step(
+            "Stream",
+            "a generator's items arrive as it yields them: years far from the mean",
+        )?;
+        let request = self
+            .pool
+            .request("nile:unusual")
+            .args(&(2.0,))
+            .map_err(snakepit::CallError::from)?;
         let mut items = request.stream::<Unusual>().await?;
         while let Some(item) = items.next().await {
             let Unusual { year, flow, sigmas } = item?;
@@ -112,8 +124,10 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn compute(&self) -> Result<(), Failure> {
-        self.show
-            .step("Compute", "did the river change? Each worker shuffles the years; no GIL is shared")?;
+        self.show.step(
+            "Compute",
+            "did the river change? Each worker shuffles the years; no GIL is shared",
+        )?;
         let found: Break = self.pool.call("nile:sharpest_break", ()).await?;
         self.show.figure(
             format_args!(
@@ -136,7 +150,10 @@ impl<'a> Tour<'a> {
         }
         let (as_sharp, together) = self.shuffle_on(workers).await?;
         self.show.figure(
-            format_args!("{as_sharp} of as many on {workers} workers ({} processors here)", std::thread::available_parallelism().map_or(1, usize::from)),
+            format_args!(
+                "{as_sharp} of as many on {workers} workers ({} processors here)",
+                std::thread::available_parallelism().map_or(1, usize::from)
+            ),
             Some(together),
         )
     }
@@ -161,7 +178,8 @@ impl<'a> Tour<'a> {
         if !self.pool.call::<_, bool>("nile:has_numpy", ()).await? {
             return Ok(());
         }
-        self.show.step("NumPy", "an array goes there and another comes back")?;
+        self.show
+            .step("NumPy", "an array goes there and another comes back")?;
         let values: Vec<f64> = (0..ELEMENTS).map(|at| (at % 1000) as f64).collect();
         let array = NdArray::from_slice(&[ELEMENTS as u64], &values)
             .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -185,7 +203,8 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn crash(&self) -> Result<(), Failure> {
-        self.show.step("Crash", "a worker is killed in mid-call (SIGKILL)")?;
+        self.show
+            .step("Crash", "a worker is killed in mid-call (SIGKILL)")?;
         let mut events = self.pool.events();
         let doomed = tokio::spawn({
             let pool = self.pool.clone();
@@ -201,18 +220,28 @@ impl<'a> Tour<'a> {
         let told = killed.elapsed();
         let error = match answer {
             Ok(Ok(Err(error))) => error,
-            other => return Err(Failure::Failed(format!("the call went on without its worker: {other:?}"))),
+            other => {
+                return Err(Failure::Failed(format!(
+                    "the call went on without its worker: {other:?}"
+                )));
+            }
         };
         self.show.bad(format_args!("caller gets: {error}"))?;
         self.show.figure("from the kill to the error", Some(told))?;
         let (pid, ready) = replacement(&mut events, victim.slot, killed).await?;
         self.show.figure(
-            format_args!("from the kill to the replacement's readiness (pid {} -> {pid})", victim.pid),
+            format_args!(
+                "from the kill to the replacement's readiness (pid {} -> {pid})",
+                victim.pid
+            ),
             Some(ready),
         )?;
         let (calls, failed) = bystander.stop().await?;
         self.show.figure(
-            format_args!("meanwhile another caller made {} calls, {failed} failed", grouped(calls)),
+            format_args!(
+                "meanwhile another caller made {} calls, {failed} failed",
+                grouped(calls)
+            ),
             None,
         )
     }
@@ -234,8 +263,10 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn tree(&self) -> Result<(), Failure> {
-        self.show
-            .step("Tree", "every slot has a permanent starter around its worker and its resources")?;
+        self.show.step(
+            "Tree",
+            "every slot has a permanent starter around its worker and its resources",
+        )?;
         let status = self.pool.status().await.to_string();
         for line in status.lines() {
             self.show.figure(line, None)?;

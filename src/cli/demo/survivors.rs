@@ -9,7 +9,13 @@ pub(super) fn count() -> usize {
     let mark = format!("={}\0", RunId::current());
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        .filter(|entry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+        })
         .filter_map(|entry| fs::read(entry.path().join("environ")).ok())
         .filter(|environment| contains(environment, mark.as_bytes()))
         .count()
