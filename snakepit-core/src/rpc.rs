@@ -1,5 +1,13 @@
 //! The protocol seen from the host: connections, the codec of values, and errors.
 
+pub mod codec;
+mod connection;
 mod error;
+mod preamble;
+mod value;
 
+pub use codec::CodecError;
+pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
+pub(crate) use preamble::send_preamble;
+pub use value::{ArrayError, Element, NdArray, Value};

@@ -1,0 +1,197 @@
+//! Rust values to MessagePack and back, by serde.
+//!
+//! The encoding is described in `VALUES.md` of `snakepit-proto`. Structs travel as maps by field name, and
+//! sequences of `u8` as bytes.
+
+use bytes::Bytes;
+use rmp_serde::config::BytesMode;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The deepest nesting accepted, both ways: serde_json's limit too, and safe on a 2 MiB stack in a debug build.
+pub const MAX_DEPTH: usize = 128;
+
+/// A Rust value does not fit the protocol, or the other way round.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// An argument cannot be represented.
+    #[error("cannot encode {type_name}: {message}")]
+    Encode {
+        /// The Rust type.
+        type_name: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// Positional arguments must be a tuple or another sequence, keyword arguments a map or a struct.
+    #[error("{what} must be {expected}, got {type_name}")]
+    Shape {
+        /// `positional arguments` or `keyword arguments`.
+        what: &'static str,
+        /// What would be right.
+        expected: &'static str,
+        /// The Rust type given.
+        type_name: &'static str,
+    },
+    /// An answer is not of the type that was asked for.
+    #[error("cannot decode the answer as {type_name}: {message}")]
+    Decode {
+        /// The Rust type.
+        type_name: &'static str,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Encodes one value.
+///
+/// # Errors
+/// When `T` has no representation, or nests deeper than [`MAX_DEPTH`].
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
+    let mut buffer = Vec::with_capacity(64);
+    let mut serializer = rmp_serde::Serializer::new(&mut buffer)
+        .with_struct_map()
+        .with_bytes(BytesMode::ForceIterables);
+    serializer.unstable_set_max_depth(MAX_DEPTH);
+    match value.serialize(&mut serializer) {
+        Ok(()) => Ok(buffer.into()),
+        Err(error) => Err(CodecError::Encode {
+            type_name: std::any::type_name::<T>(),
+            message: error.to_string(),
+        }),
+    }
+}
+
+/// Encodes positional arguments: a tuple, an array, a `Vec` or `()`.
+///
+/// # Errors
+/// As [`encode`]; also when the value is not a sequence.
+pub fn encode_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError> {
+    let encoded = encode(args)?;
+    match encoded.first().map(|byte| rmp::Marker::from_u8(*byte)) {
+        // `()` is nil in MessagePack: no arguments.
+        Some(rmp::Marker::Null) => Ok(Bytes::new()),
+        Some(rmp::Marker::FixArray(_) | rmp::Marker::Array16 | rmp::Marker::Array32) => Ok(encoded),
+        _ => Err(CodecError::Shape {
+            what: "positional arguments",
+            expected: "a tuple or another sequence; write (x,) for a single one",
+            type_name: std::any::type_name::<T>(),
+        }),
+    }
+}
+
+/// Encodes keyword arguments: a map with string keys, or a struct.
+///
+/// # Errors
+/// As [`encode`]; also when the value is not a map.
+pub fn encode_kwargs<T: Serialize + ?Sized>(kwargs: &T) -> Result<Bytes, CodecError> {
+    let encoded = encode(kwargs)?;
+    match encoded.first().map(|byte| rmp::Marker::from_u8(*byte)) {
+        Some(rmp::Marker::Null) => Ok(Bytes::new()),
+        Some(rmp::Marker::FixMap(_) | rmp::Marker::Map16 | rmp::Marker::Map32) => Ok(encoded),
+        _ => Err(CodecError::Shape {
+            what: "keyword arguments",
+            expected: "a map or a struct",
+            type_name: std::any::type_name::<T>(),
+        }),
+    }
+}
+
+/// Decodes one value.
+///
+/// # Errors
+/// When the value is not a `T`, is torn, or nests deeper than [`MAX_DEPTH`].
+pub fn decode<T: DeserializeOwned>(encoded: &[u8]) -> Result<T, CodecError> {
+    decode_bounded(encoded, MAX_DEPTH)
+}
+
+/// As [`decode`], with another limit of nesting.
+pub(super) fn decode_bounded<T: DeserializeOwned>(encoded: &[u8], depth: usize) -> Result<T, CodecError> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(encoded);
+    deserializer.set_max_depth(depth);
+    T::deserialize(&mut deserializer).map_err(|error| CodecError::Decode {
+        type_name: std::any::type_name::<T>(),
+        message: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize, serde::Deserialize, PartialEq, Debug)]
+    struct Point {
+        x: f64,
+        label: String,
+    }
+
+    #[test]
+    fn structs_are_maps_by_name() {
+        let point = Point {
+            x: 1.5,
+            label: "a".into(),
+        };
+        let encoded = encode(&point).unwrap();
+        assert_eq!(rmp::Marker::from_u8(encoded[0]), rmp::Marker::FixMap(2));
+        assert_eq!(decode::<Point>(&encoded).unwrap(), point);
+    }
+
+    #[test]
+    fn sequences_of_u8_are_bytes_both_ways() {
+        let encoded = encode(&(vec![1_u8, 2],)).unwrap();
+        assert_eq!(&encoded[..], [0x91, 0xc4, 2, 1, 2]);
+        assert_eq!(decode::<(Vec<u8>,)>(&encoded).unwrap().0, [1, 2]);
+    }
+
+    #[test]
+    fn arguments_must_be_a_sequence_and_keywords_a_map() {
+        assert!(encode_args(&()).unwrap().is_empty());
+        assert!(encode_args(&(1, "two")).is_ok());
+        let error = encode_args(&5).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "positional arguments must be a tuple or another sequence; write (x,) for a single one, got i32"
+        );
+        assert!(
+            encode_kwargs(&Point {
+                x: 0.0,
+                label: String::new()
+            })
+            .is_ok()
+        );
+        assert!(
+            encode_kwargs(&[1])
+                .unwrap_err()
+                .to_string()
+                .contains("a map or a struct")
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_and_torn_bytes_are_errors() {
+        let encoded = encode("text").unwrap();
+        assert!(decode::<u32>(&encoded).unwrap_err().to_string().contains("u32"));
+        assert!(decode::<String>(&encoded[..2]).is_err());
+        assert!(
+            decode::<String>(&[&encoded[..], &[0]].concat())
+                .unwrap_err()
+                .to_string()
+                .contains("left over")
+        );
+    }
+
+    #[test]
+    fn nesting_past_the_limit_is_an_error_and_no_overflow() {
+        let nested = |depth: usize| [vec![0x91_u8; depth], vec![0xc0]].concat();
+        assert!(decode::<crate::rpc::Value>(&nested(MAX_DEPTH - 1)).is_ok());
+        assert!(decode::<crate::rpc::Value>(&nested(100_000)).is_err());
+        let mut sets = vec![0x90_u8];
+        for _ in 0..10_000 {
+            let mut outer = vec![0xc9];
+            outer.extend(u32::try_from(sets.len() + 1).unwrap().to_be_bytes());
+            outer.extend([8, 0x91]);
+            outer.append(&mut sets);
+            sets = outer;
+        }
+        assert!(decode::<crate::rpc::Value>(&sets).unwrap_err().to_string().contains("sets nest"));
+    }
+}
