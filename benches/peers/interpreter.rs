@@ -21,18 +21,18 @@ print(os.path.realpath(getattr(sys, '_base_executable', sys.executable)))";
 
 /// The interpreter of the benchmark's environment and where things are.
 #[derive(Clone, Debug)]
-pub struct Interpreter {
+pub(crate) struct Interpreter {
     /// The environment's `python`.
-    pub python: PathBuf,
+    pub(crate) python: PathBuf,
     /// The generated grpcio code.
-    pub stubs: PathBuf,
+    pub(crate) stubs: PathBuf,
     /// `benches/peers/python`: what the systems run.
-    pub programs: PathBuf,
+    pub(crate) programs: PathBuf,
 }
 
 impl Interpreter {
     /// Makes the environment under the target directory, or takes the one made before.
-    pub async fn prepare() -> Result<Self> {
+    pub(crate) async fn prepare() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let home = target.join("bench-venv");
@@ -63,14 +63,14 @@ impl Interpreter {
     }
 
     /// A command that runs one of the programs beside the adapter.
-    pub fn program(&self, name: &str) -> std::process::Command {
+    pub(crate) fn program(&self, name: &str) -> std::process::Command {
         let mut command = std::process::Command::new(&self.python);
         command.arg(self.programs.join(name));
         command
     }
 
     /// `CPython 3.11.7, grpcio 1.80.0, protobuf 6.33.0`.
-    pub async fn describe(&self) -> Result<String> {
+    pub(crate) async fn describe(&self) -> Result<String> {
         let ask = "import platform, importlib.metadata as m
 print(', '.join([f'{platform.python_implementation()} {platform.python_version()}',
                  *(f'{name} {m.version(name)}' for name in ('grpcio', 'protobuf'))]))";
@@ -97,12 +97,18 @@ async fn find_python() -> Result<PathBuf> {
             return Ok(String::from_utf8(output.stdout)?.trim().into());
         }
     }
-    Err("no python3 of version 3.11 or newer with venv and ensurepip; on Debian: apt install python3-venv".into())
+    Err(
+        "no python3 of version 3.11 or newer with venv and ensurepip; on Debian: apt install python3-venv"
+            .into(),
+    )
 }
 
 /// Runs a command of the preparation to its end; its output is shown, on standard error.
 async fn run(command: &mut Command) -> Result<()> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
     let status = command.status().await?;
     if status.success() {
         Ok(())

@@ -8,13 +8,13 @@ use crate::{Result, stats::Sample};
 
 /// One combination of payload and callers.
 #[derive(Clone, Copy, Debug)]
-pub struct Cell {
+pub(crate) struct Cell {
     /// Bytes each way.
-    pub payload: usize,
+    pub(crate) payload: usize,
     /// Calls under way at the same time.
-    pub callers: usize,
+    pub(crate) callers: usize,
     /// How long to call.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 /// Calls before the clock starts: enough to grow buffers and windows on both sides.
@@ -23,7 +23,7 @@ const WARM_UP: usize = 10;
 /// Runs `cell.callers` spawned tasks that call, wait, and call again until the time is over.
 ///
 /// The callers are tasks of the runtime, as they are in a service, not the thread that blocks on it.
-pub async fn closed_loop<F, Fut>(cell: Cell, call: F) -> Result<Sample>
+pub(crate) async fn closed_loop<F, Fut>(cell: Cell, call: F) -> Result<Sample>
 where
     F: Fn() -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Result<()>> + Send,

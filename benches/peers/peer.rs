@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(180);
 /// A peer's process, leader of its own group. Dropping it kills the group and reaps the leader, so that
 /// failure and Ctrl-C leave nothing behind; the group's number cannot be reused before the leader is reaped.
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     child: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
@@ -31,7 +31,7 @@ pub struct Peer {
 
 impl Peer {
     /// Starts a program with pipes for JSON lines or readiness.
-    pub fn start(what: &str, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(what: &str, command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -49,12 +49,12 @@ impl Peer {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for its next line.
-    pub async fn line(&mut self) -> Result<String> {
+    pub(crate) async fn line(&mut self) -> Result<String> {
         let line = timeout(ANSWER, self.output.next_line())
             .await
             .map_err(|_| format!("{} gave no answer in {ANSWER:?}", self.what))??;
@@ -62,14 +62,14 @@ impl Peer {
     }
 
     /// Sends a line and waits for the answer.
-    pub async fn ask(&mut self, request: &serde_json::Value) -> Result<String> {
+    pub(crate) async fn ask(&mut self, request: &serde_json::Value) -> Result<String> {
         let input = self.input.as_mut().ok_or("the peer's input is closed")?;
         input.write_all(format!("{request}\n").as_bytes()).await?;
         self.line().await
     }
 
     /// Waits until it has closed its output: for a program that ends by itself.
-    pub async fn finished(&mut self) -> Result<()> {
+    pub(crate) async fn finished(&mut self) -> Result<()> {
         self.input = None;
         while timeout(ANSWER, self.output.next_line()).await??.is_some() {}
         Ok(())

@@ -4,20 +4,20 @@ use serde::{Deserialize, Serialize};
 
 /// One round of calls of one system.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Median latency in microseconds.
-    pub p50_us: f64,
+    pub(crate) p50_us: f64,
     /// 90th percentile in microseconds.
-    pub p90_us: f64,
+    pub(crate) p90_us: f64,
     /// 99th percentile in microseconds.
-    pub p99_us: f64,
+    pub(crate) p99_us: f64,
     /// Calls answered per second, all callers together.
-    pub per_s: f64,
+    pub(crate) per_s: f64,
 }
 
 impl Sample {
     /// Summarises latencies in nanoseconds that were collected in `elapsed_s` seconds; `None` without any.
-    pub fn of(mut nanoseconds: Vec<u64>, elapsed_s: f64) -> Option<Self> {
+    pub(crate) fn of(mut nanoseconds: Vec<u64>, elapsed_s: f64) -> Option<Self> {
         nanoseconds.sort_unstable();
         let at = |q: f64| {
             let index = (q * nanoseconds.len() as f64) as usize;
@@ -35,18 +35,18 @@ impl Sample {
 
 /// A median over rounds, with the quartiles that say how far to trust it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// Lower quartile.
-    pub p25: f64,
+    pub(crate) p25: f64,
     /// Median.
-    pub median: f64,
+    pub(crate) median: f64,
     /// Upper quartile.
-    pub p75: f64,
+    pub(crate) p75: f64,
 }
 
 impl Spread {
     /// The spread of values, one per round; `None` without any.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut ordered = values.to_vec();
         ordered.sort_by(f64::total_cmp);
         let last = ordered.len().checked_sub(1)?;

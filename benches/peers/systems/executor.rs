@@ -7,11 +7,11 @@ use crate::{Result, interpreter::Interpreter, load::Cell, peer::Peer, stats::Sam
 
 /// A driver program with an executor of one worker.
 #[derive(Debug)]
-pub struct Executor(Peer);
+pub(crate) struct Executor(Peer);
 
 impl Executor {
     /// Starts the driver; it makes its executor at the first load.
-    pub fn start(python: &Interpreter) -> Result<Self> {
+    pub(crate) fn start(python: &Interpreter) -> Result<Self> {
         Ok(Self(Peer::start(
             "the executor's driver",
             &mut python.program("executor_driver.py"),
@@ -19,7 +19,7 @@ impl Executor {
     }
 
     /// Has the driver run the cell and report.
-    pub async fn load(&mut self, cell: Cell) -> Result<Sample> {
+    pub(crate) async fn load(&mut self, cell: Cell) -> Result<Sample> {
         let request = json!({
             "op": "load",
             "payload": cell.payload,
@@ -30,7 +30,7 @@ impl Executor {
     }
 
     /// Seconds until all of an executor's workers have answered, by start method.
-    pub async fn ready(python: &Interpreter, workers: usize, method: &str) -> Result<f64> {
+    pub(crate) async fn ready(python: &Interpreter, workers: usize, method: &str) -> Result<f64> {
         #[derive(Deserialize)]
         struct Answer {
             seconds: f64,

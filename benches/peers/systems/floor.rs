@@ -21,7 +21,7 @@ const HEADER: usize = 4;
 
 /// The server's process and the one connection to it.
 #[derive(Debug)]
-pub struct Floor {
+pub(crate) struct Floor {
     _server: Peer,
     connection: Arc<Mutex<UnixStream>>,
     _directory: tempfile::TempDir,
@@ -29,7 +29,7 @@ pub struct Floor {
 
 impl Floor {
     /// Starts the server and connects.
-    pub async fn start(python: &Interpreter) -> Result<Self> {
+    pub(crate) async fn start(python: &Interpreter) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("floor.sock");
         let mut server = Peer::start("the floor's server", python.program("floor_server.py").arg(&path))?;
@@ -42,7 +42,7 @@ impl Floor {
     }
 
     /// Echoes `cell.payload` bytes; several callers take turns on the one connection.
-    pub async fn load(&self, cell: Cell) -> Result<Sample> {
+    pub(crate) async fn load(&self, cell: Cell) -> Result<Sample> {
         let mut message = u32::try_from(cell.payload)?.to_be_bytes().to_vec();
         message.resize(HEADER + cell.payload, b'x');
         let message: Arc<[u8]> = message.into();

@@ -19,14 +19,14 @@ const THREADS: &str = "4";
 
 /// Servers that have answered a call each.
 #[derive(Debug)]
-pub struct Grpcio {
+pub(crate) struct Grpcio {
     workers: Vec<(Peer, Client)>,
     _directory: tempfile::TempDir,
 }
 
 impl Grpcio {
     /// Starts `workers` servers at once; returns when each has answered.
-    pub async fn start(python: &Interpreter, workers: usize) -> Result<Self> {
+    pub(crate) async fn start(python: &Interpreter, workers: usize) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut starting = JoinSet::new();
         for index in 0..workers {
@@ -47,12 +47,12 @@ impl Grpcio {
     }
 
     /// The servers' process ids.
-    pub fn pids(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
         self.workers.iter().map(|(peer, _)| peer.pid())
     }
 
     /// Calls the first server.
-    pub async fn load(&self, cell: Cell) -> Result<Sample> {
+    pub(crate) async fn load(&self, cell: Cell) -> Result<Sample> {
         let (_, client) = self.workers.first().ok_or("a server was started")?;
         let (client, args) = (client.clone(), arguments(cell.payload));
         closed_loop(cell, move || {
