@@ -19,6 +19,7 @@
 //! - [`process`]: what an operating system process is to us.
 //! - [`launch`], [`ledger`]: the seams to backends and to the registry.
 //! - [`event`]: every state change as one typed stream.
+//! - [`testing`]: fakes, to test a service without Python.
 
 pub mod event;
 pub mod id;
@@ -28,6 +29,7 @@ pub mod pool;
 pub mod process;
 pub mod rpc;
 pub mod supervision;
+pub mod testing;
 pub mod worker;
 
 pub use id::{RunId, SlotId, WorkerId};

@@ -3,7 +3,25 @@
 //! The words keep their meaning from Erlang/OTP's
 //! [`supervisor`](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
 
+mod backoff;
+mod intensity;
+mod metrics;
+mod policy;
+mod resource;
+mod starter;
+mod status;
+mod supervisor;
+
 use std::{fmt, sync::Arc, time::Duration};
+
+pub use backoff::{Backoff, Quarantine};
+pub use intensity::RestartIntensity;
+pub use metrics::MetricsSample;
+pub use policy::{RestartPolicy, Shutdown};
+pub use resource::{Resource, ResourceError, ResourceFactory};
+pub use starter::{Starter, StarterExit, StarterFactory};
+pub use status::{ResourceState, ResourceStatus, SlotState, SlotStatus};
+pub use supervisor::{ChildCounts, ChildInfo, ChildKind, ChildSpec, Supervisor, SupervisorError};
 
 use crate::{
     id::{SlotId, WorkerId},

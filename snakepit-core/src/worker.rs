@@ -5,6 +5,7 @@
 mod client;
 mod down;
 mod error;
+mod grpc;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
 pub use down::{Down, DownReason};
 pub use error::{StartError, StartErrorKind, StartPhase};
+pub use grpc::{ChannelSpec, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat};
 
 use crate::{
     id::{SlotId, WorkerId},
@@ -64,4 +66,13 @@ pub trait WorkerFactory: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Dropping the future ends whatever it had started, in the background.
     async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError>;
+
+    /// Resolves when nothing is left of this slot's starts whose future was dropped. A starter waits for it
+    /// before it reports that the slot has ended. The default has nothing to wait for.
+    ///
+    /// # Cancel safety
+    /// Safe; the endings go on.
+    async fn settle(&self, slot: SlotId) {
+        let _ = slot;
+    }
 }

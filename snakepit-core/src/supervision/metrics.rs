@@ -1,0 +1,13 @@
+//! What a worker's process tree uses.
+
+/// Use of memory and CPU by a worker's process tree.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct MetricsSample {
+    /// Resident memory of the tree in bytes. Pages shared within the tree count once for each process.
+    pub rss_bytes: u64,
+    /// CPU use since the last sample; 1.0 is one core.
+    pub cpu: f32,
+    /// Processes in the tree.
+    pub processes: u32,
+}

@@ -1,0 +1,214 @@
+//! A worker that serves `snakepit.worker.v1`: launch, handshake, heartbeat, end.
+
+mod client;
+mod end;
+mod monitor;
+mod output;
+mod start;
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use client::{Control, GrpcClient};
+use output::StderrTail;
+use tokio::sync::watch;
+
+use super::{Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
+use crate::{
+    event::Events,
+    id::{RunId, SlotId, WorkerId},
+    launch::{LaunchLimits, LaunchedProcess, Launcher},
+    ledger::Ledger,
+    process::EndReport,
+};
+
+/// How often a worker's control thread is asked whether it lives, and when it is declared stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Pause between two pings. Default 2 s: a stopped process is noticed soon, and 100 workers cost the host
+    /// 50 pings a second.
+    pub interval: Duration,
+    /// A worker that has answered none for this long is stuck. Default 10 s: the answer needs no GIL, so only a
+    /// process that gets no CPU at all is late, and that must not be taken for a death too early.
+    pub stuck_after: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(2),
+            stuck_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where a worker's channel is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChannelSpec {
+    /// The worker's standard input; see [`ChannelForm::Inherited`](crate::launch::ChannelForm::Inherited).
+    #[default]
+    Inherited,
+    /// The worker listens on a Unix socket of its own in this directory, for programs that cannot serve an
+    /// inherited socket. The directory must be writable for both and for nobody else.
+    UnixIn(PathBuf),
+}
+
+/// What the workers of a pool are: everything that is the same for each of them.
+#[derive(Clone, Debug)]
+pub struct GrpcWorkerSpec {
+    /// Where events go; also names the pool.
+    pub events: Events,
+    /// The run they belong to.
+    pub run_id: RunId,
+    /// The backend.
+    pub launcher: Arc<dyn Launcher>,
+    /// Where they are recorded.
+    pub ledger: Arc<dyn Ledger>,
+    /// The program; see [`LaunchSpec`](crate::launch::LaunchSpec) for this and what follows.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Variables to set.
+    pub env: Vec<(OsString, OsString)>,
+    /// Variables not to pass on.
+    pub env_remove: Vec<OsString>,
+    /// Working directory; `None` is the host's.
+    pub cwd: Option<PathBuf>,
+    /// Where the channel is.
+    pub channel: ChannelSpec,
+    /// Settings only some backends can honour.
+    pub limits: LaunchLimits,
+    /// Modules imported before a worker is ready, in order.
+    pub adapters: Vec<String>,
+    /// Directories put in front of `sys.path`.
+    pub paths: Vec<PathBuf>,
+    /// From launch to ready, imports included. Default 30 s.
+    pub start_deadline: Duration,
+    /// Liveness of the control thread.
+    pub heartbeat: Heartbeat,
+    /// Python logging records below this level are not sent. Default 20, `INFO`.
+    pub log_level: u32,
+}
+
+impl GrpcWorkerSpec {
+    /// Workers that run `program`, with the defaults of the fields' documentation.
+    pub fn new(
+        events: Events,
+        launcher: Arc<dyn Launcher>,
+        ledger: Arc<dyn Ledger>,
+        program: PathBuf,
+    ) -> Self {
+        Self {
+            events,
+            run_id: RunId::current(),
+            launcher,
+            ledger,
+            program,
+            args: Vec::new(),
+            env: Vec::new(),
+            env_remove: Vec::new(),
+            cwd: None,
+            channel: ChannelSpec::default(),
+            limits: LaunchLimits::default(),
+            adapters: Vec::new(),
+            paths: Vec::new(),
+            start_deadline: Duration::from_secs(30),
+            heartbeat: Heartbeat::default(),
+            log_level: 20,
+        }
+    }
+}
+
+/// Starts [`GrpcWorker`]s.
+#[derive(Clone, Debug)]
+pub struct GrpcWorkerFactory {
+    spec: Arc<GrpcWorkerSpec>,
+}
+
+impl GrpcWorkerFactory {
+    /// A factory of workers of this kind.
+    pub fn new(spec: GrpcWorkerSpec) -> Self {
+        Self { spec: Arc::new(spec) }
+    }
+}
+
+#[async_trait]
+impl WorkerFactory for GrpcWorkerFactory {
+    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+        start::start(Arc::clone(&self.spec), slot).await
+    }
+}
+
+/// One live process that serves `snakepit.worker.v1`.
+#[derive(Debug)]
+pub struct GrpcWorker {
+    live: Arc<Live>,
+}
+
+/// What the worker, its monitor and its ending share.
+#[derive(Debug)]
+struct Live {
+    id: WorkerId,
+    spec: Arc<GrpcWorkerSpec>,
+    process: Arc<dyn LaunchedProcess>,
+    client: Arc<GrpcClient>,
+    control: Control,
+    stderr: StderrTail,
+    condemned: watch::Sender<Option<DownReason>>,
+    down: watch::Sender<Option<Down>>,
+    ending: Mutex<Option<end::Ending>>,
+}
+
+#[async_trait]
+impl Worker for GrpcWorker {
+    fn id(&self) -> WorkerId {
+        self.live.id
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.live.process.identity().pid)
+    }
+
+    fn client(&self) -> Arc<dyn WorkerClient> {
+        Arc::clone(&self.live.client) as Arc<dyn WorkerClient>
+    }
+
+    fn condemn(&self, reason: DownReason) {
+        self.live.condemn(reason);
+    }
+
+    async fn down(&self) -> Down {
+        let mut down = self.live.down.subscribe();
+        loop {
+            if let Some(down) = down.borrow_and_update().clone() {
+                return down;
+            }
+            // Cannot fail: the sender lives in `self`.
+            if down.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn end(&self, drain: Duration, grace: Duration) -> EndReport {
+        end::end(&self.live, drain, grace).await
+    }
+}
+
+impl Live {
+    fn condemn(&self, reason: DownReason) {
+        self.condemned.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+    }
+}

@@ -1,0 +1,122 @@
+//! The end of a worker: asked, then made to, then recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Live, client};
+use crate::{process::EndReport, worker::DownReason};
+
+/// An answer to the shutdown request only says that it was understood; a worker that does not say so soon is not
+/// going to leave by itself.
+const SHUTDOWN_ANSWER: Duration = Duration::from_secs(1);
+/// Added to the drain for the stop hooks and the interpreter's own end.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// An ending under way. Whoever asks again joins it.
+#[derive(Debug)]
+pub(super) struct Ending {
+    limits: watch::Sender<Limits>,
+    report: watch::Receiver<Option<EndReport>>,
+}
+
+/// When each step is over at the latest.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    drained_by: Instant,
+    drain: Duration,
+    grace: Duration,
+}
+
+pub(super) async fn end(worker: &Arc<Live>, drain: Duration, grace: Duration) -> EndReport {
+    let limits = Limits {
+        drained_by: Instant::now() + drain,
+        drain,
+        grace,
+    };
+    let mut report = join(worker, limits);
+    loop {
+        if let Some(report) = report.borrow_and_update().clone() {
+            return report;
+        }
+        if report.changed().await.is_err() {
+            // The task is gone without a report: the runtime is being shut down. Dropping the process kills it.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Begins the ending, or joins the one under way with the shorter limits.
+fn join(worker: &Arc<Live>, limits: Limits) -> watch::Receiver<Option<EndReport>> {
+    let mut ending = worker
+        .ending
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(ending) = &*ending {
+        ending.limits.send_modify(|current| {
+            current.drained_by = current.drained_by.min(limits.drained_by);
+            current.grace = current.grace.min(limits.grace);
+        });
+        return ending.report.clone();
+    }
+    let (sender, report) = watch::channel(None);
+    let (limits_sender, limits_receiver) = watch::channel(limits);
+    *ending = Some(Ending {
+        limits: limits_sender,
+        report: report.clone(),
+    });
+    let worker = Arc::clone(worker);
+    tokio::spawn(async move {
+        let report = perform(&worker, limits_receiver).await;
+        sender.send_replace(Some(report));
+    });
+    report
+}
+
+async fn perform(worker: &Arc<Live>, mut limits: watch::Receiver<Limits>) -> EndReport {
+    let asked = worker.down.borrow().is_none();
+    worker.condemn(DownReason::Requested);
+    let ledger = &worker.spec.ledger;
+    if let Err(error) = ledger.ending(worker.id).await {
+        tracing::warn!(worker = %worker.id, %error, "the ledger does not know of the worker's end");
+    }
+    let drain = limits.borrow().drain;
+    if asked && !drain.is_zero() {
+        leave(worker, drain, &mut limits).await;
+    }
+    let report = loop {
+        let grace = limits.borrow_and_update().grace;
+        tokio::select! {
+            report = worker.process.end(grace) => break report,
+            // Asking again with the shorter grace joins the ending that goes on.
+            Ok(()) = limits.changed() => {}
+        }
+    };
+    if report.remaining.is_empty()
+        && let Err(error) = ledger.release(worker.id).await
+    {
+        tracing::warn!(worker = %worker.id, %error, "the ledger keeps the row of a worker that is gone");
+    }
+    report
+}
+
+/// Asks the worker to leave and waits until it has, or the drain and a little more is over.
+async fn leave(worker: &Live, drain: Duration, limits: &mut watch::Receiver<Limits>) {
+    let asked = timeout(SHUTDOWN_ANSWER, client::shutdown(&worker.control, drain)).await;
+    if !matches!(asked, Ok(Ok(()))) {
+        return;
+    }
+    let exited = worker.process.exited();
+    tokio::pin!(exited);
+    loop {
+        let by = limits.borrow_and_update().drained_by + LEAVE;
+        tokio::select! {
+            _ = &mut exited => return,
+            () = sleep_until(by) => return,
+            Ok(()) = limits.changed() => {}
+        }
+    }
+}

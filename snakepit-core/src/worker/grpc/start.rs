@@ -1,0 +1,367 @@
+//! From a spec to a ready worker, in the order that never leaves a live worker without a row.
+
+use std::{
+    io,
+    os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use snakepit_proto::{
+    PROTOCOL_VERSIONS,
+    v1::{HandshakeRequest, ReadyRequest, ready_response::Outcome},
+};
+use tokio::{
+    net::UnixStream,
+    sync::{oneshot, watch},
+    time::{sleep, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
+    client::{self, Control, GrpcClient},
+    monitor,
+    output::{self, StderrTail},
+};
+use crate::{
+    event::EventKind,
+    id::{SlotId, WorkerId},
+    launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
+    ledger::{Row, RowState},
+    rpc::{Connection, RemoteError, error_chain, send_preamble},
+    worker::{StartError, StartErrorKind, StartPhase, Worker},
+};
+
+/// How long to wait for a worker's last words once its start has failed.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Pause between two attempts to connect to a worker that listens on a path: it makes its socket when it likes.
+const CONNECT_PAUSE: Duration = Duration::from_millis(2);
+
+/// What a start has done so far, and so what must be undone when it fails.
+#[derive(Debug)]
+struct Progress {
+    phase: StartPhase,
+    reserved: bool,
+    process: Option<Arc<dyn LaunchedProcess>>,
+    stderr: Option<StderrTail>,
+}
+
+/// Starts a worker in a task of its own, so that a caller that leaves cannot leave half a worker behind.
+pub(super) async fn start(spec: Arc<GrpcWorkerSpec>, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+    let abandoned = CancellationToken::new();
+    let guard = abandoned.clone().drop_guard();
+    let (answer, result) = oneshot::channel();
+    tokio::spawn(async move {
+        let result = run(spec, slot, &abandoned).await;
+        // A worker that nobody waits for any more is dropped here, and that kills it; see `run` for the rest.
+        if let Err(Ok(worker)) = answer.send(result) {
+            let worker: Arc<dyn Worker> = worker;
+            worker.end(Duration::ZERO, Duration::ZERO).await;
+        }
+    });
+    let result = result.await;
+    guard.disarm();
+    result.unwrap_or_else(|_| {
+        // Only a runtime that is being shut down drops the task before it answers.
+        Err(StartError {
+            worker: WorkerId(0),
+            pid: None,
+            phase: StartPhase::Reserve,
+            kind: StartErrorKind::Channel("the runtime is shutting down".into()),
+            outcome: None,
+            stderr_tail: String::new(),
+        })
+    })
+}
+
+async fn run(
+    spec: Arc<GrpcWorkerSpec>,
+    slot: SlotId,
+    abandoned: &CancellationToken,
+) -> Result<Arc<dyn Worker>, StartError> {
+    let id = WorkerId::next();
+    let mut progress = Progress {
+        phase: StartPhase::Reserve,
+        reserved: false,
+        process: None,
+        stderr: None,
+    };
+    let kind = tokio::select! {
+        biased;
+        () = abandoned.cancelled() => StartErrorKind::Channel("the start was abandoned".into()),
+        result = timeout(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
+            Ok(Ok(worker)) => return Ok(worker),
+            Ok(Err(kind)) => kind,
+            Err(_) => StartErrorKind::Deadline(spec.start_deadline),
+        },
+    };
+    Err(undo(&spec, id, progress, kind).await)
+}
+
+async fn steps(
+    spec: &Arc<GrpcWorkerSpec>,
+    slot: SlotId,
+    id: WorkerId,
+    progress: &mut Progress,
+) -> Result<Arc<dyn Worker>, StartErrorKind> {
+    let launch = launch_spec(spec, id);
+    progress.reserved = true;
+    spec.ledger
+        .reserve(row(spec, id))
+        .await
+        .inspect_err(|_| progress.reserved = false)?;
+
+    progress.phase = StartPhase::Launch;
+    let process = spec.launcher.launch(&launch).await?;
+    progress.process = Some(Arc::clone(&process));
+    let pid = process.identity().pid;
+    spec.events.emit(EventKind::WorkerLaunched {
+        slot,
+        worker: id,
+        pid,
+    });
+    let io = process.take_io();
+    let stderr = output::drain(id, pid, io.stdout, io.stderr).map_err(|source| LaunchError::Os {
+        step: "read the worker's output",
+        source,
+    })?;
+    progress.stderr = Some(stderr.clone());
+
+    progress.phase = StartPhase::Record;
+    spec.ledger.activate(id, process.identity()).await?;
+
+    progress.phase = StartPhase::Gate;
+    process.open_gate().await?;
+    // A worker's channel closes a moment before its exit can be seen, and the exit is what explains it.
+    let connecting = connect(io.channel, &launch.channel);
+    let connections = or_exit(&process, connecting).await?;
+    let (data, control) = match &connections[..] {
+        [data, control, ..] => (data.clone(), control.clone()),
+        [both] => (both.clone(), both.clone()),
+        [] => unreachable!("connect returns one or two connections"),
+    };
+    let control = client::control(control);
+
+    progress.phase = StartPhase::Handshake;
+    or_exit(&process, handshake(spec, id, control.clone())).await?;
+    progress.phase = StartPhase::Import;
+    tokio::spawn(output::forward_logs(id, pid, control.clone()));
+    or_exit(&process, ready(control.clone())).await?;
+
+    let client = Arc::new(GrpcClient {
+        data: client::data(data),
+        control: control.clone(),
+    });
+    let live = Arc::new(Live {
+        id,
+        spec: Arc::clone(spec),
+        process,
+        client,
+        control,
+        stderr,
+        condemned: watch::Sender::new(None),
+        down: watch::Sender::new(None),
+        ending: Mutex::new(None),
+    });
+    monitor::spawn(&live, connections);
+    Ok(Arc::new(GrpcWorker { live }))
+}
+
+/// Awaits a step, or learns that the process has ended meanwhile.
+async fn or_exit<T>(
+    process: &Arc<dyn LaunchedProcess>,
+    step: impl Future<Output = Result<T, StartErrorKind>>,
+) -> Result<T, StartErrorKind> {
+    let failed = tokio::select! {
+        biased;
+        result = step => match result {
+            Ok(value) => return Ok(value),
+            Err(failed @ StartErrorKind::Channel(_)) => failed,
+            Err(other) => return Err(other),
+        },
+        _ = process.exited() => return Err(StartErrorKind::Exited),
+    };
+    match timeout(LAST_WORDS, process.exited()).await {
+        Ok(_) => Err(StartErrorKind::Exited),
+        Err(_) => Err(failed),
+    }
+}
+
+/// Opens the worker's connections: data and control on an inherited channel, else one for both.
+async fn connect(
+    channel: Option<StdUnixStream>,
+    form: &ChannelForm,
+) -> Result<Vec<Connection>, StartErrorKind> {
+    let failed = |error: io::Error| StartErrorKind::Channel(error.to_string());
+    match (channel, form) {
+        (Some(data), ChannelForm::Inherited) => {
+            let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
+            send_preamble(&data, &[theirs.as_fd()]).map_err(failed)?;
+            drop(theirs);
+            Ok(vec![open(data)?.await?, open(ours)?.await?])
+        }
+        (None, ChannelForm::Inherited) => {
+            Err(StartErrorKind::Channel("the launcher returned no channel".into()))
+        }
+        (_, ChannelForm::Unix(path)) => loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => return Ok(vec![http2(stream).await?]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    ) =>
+                {
+                    sleep(CONNECT_PAUSE).await;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        },
+        (_, ChannelForm::Tcp(address)) => loop {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).map_err(failed)?;
+                    let connection = Connection::open(stream).await;
+                    return Ok(vec![
+                        connection.map_err(|e| StartErrorKind::Channel(error_chain(&e)))?,
+                    ]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(CONNECT_PAUSE).await,
+                Err(error) => return Err(failed(error)),
+            }
+        },
+    }
+}
+
+fn open(
+    stream: StdUnixStream,
+) -> Result<impl Future<Output = Result<Connection, StartErrorKind>>, StartErrorKind> {
+    let adopt = || {
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    };
+    Ok(http2(
+        adopt().map_err(|error| StartErrorKind::Channel(error.to_string()))?,
+    ))
+}
+
+async fn http2(stream: UnixStream) -> Result<Connection, StartErrorKind> {
+    Connection::open(stream)
+        .await
+        .map_err(|error| StartErrorKind::Channel(error_chain(&error)))
+}
+
+async fn handshake(spec: &GrpcWorkerSpec, id: WorkerId, mut control: Control) -> Result<(), StartErrorKind> {
+    let request = HandshakeRequest {
+        protocol_versions: PROTOCOL_VERSIONS.to_vec(),
+        run_id: spec.run_id.to_string(),
+        worker_id: id.0,
+        host_version: env!("CARGO_PKG_VERSION").to_owned(),
+        adapters: spec.adapters.clone(),
+        paths: spec.paths.iter().map(|path| path.display().to_string()).collect(),
+        log_level: spec.log_level,
+    };
+    let answer = control
+        .handshake(request)
+        .await
+        .map_err(|status| channel_error(&status))?
+        .into_inner();
+    if PROTOCOL_VERSIONS.contains(&answer.protocol_version) {
+        Ok(())
+    } else {
+        let theirs = answer.protocol_versions;
+        Err(StartErrorKind::ProtocolVersion {
+            ours: PROTOCOL_VERSIONS.to_vec(),
+            theirs,
+        })
+    }
+}
+
+async fn ready(mut control: Control) -> Result<(), StartErrorKind> {
+    let answer = control
+        .ready(ReadyRequest {})
+        .await
+        .map_err(|status| channel_error(&status))?
+        .into_inner();
+    match answer.outcome {
+        Some(Outcome::Ready(_)) => Ok(()),
+        Some(Outcome::Error(error)) => Err(StartErrorKind::Adapter(Box::new(RemoteError::from(error)))),
+        None => Err(StartErrorKind::Protocol("Ready without an outcome".into())),
+    }
+}
+
+fn channel_error(status: &tonic::Status) -> StartErrorKind {
+    StartErrorKind::Channel(format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn launch_spec(spec: &GrpcWorkerSpec, id: WorkerId) -> LaunchSpec {
+    let channel = match &spec.channel {
+        ChannelSpec::Inherited => ChannelForm::Inherited,
+        ChannelSpec::UnixIn(directory) => {
+            ChannelForm::Unix(directory.join(format!("{}-{}.sock", spec.run_id, id.0)))
+        }
+    };
+    LaunchSpec {
+        run_id: spec.run_id,
+        worker_id: id,
+        program: spec.program.clone(),
+        args: spec.args.clone(),
+        env: spec.env.clone(),
+        env_remove: spec.env_remove.clone(),
+        cwd: spec.cwd.clone(),
+        channel,
+        limits: spec.limits.clone(),
+    }
+}
+
+fn row(spec: &GrpcWorkerSpec, id: WorkerId) -> Row {
+    Row {
+        run_id: spec.run_id,
+        worker_id: id,
+        program: spec.program.clone(),
+        launcher: spec.launcher.name().to_owned(),
+        state: RowState::Reserved,
+        identity: None,
+        reserved_at: SystemTime::now(),
+    }
+}
+
+/// Undoes a start: ends the process tree, releases the row, gathers what was said.
+async fn undo(spec: &GrpcWorkerSpec, id: WorkerId, progress: Progress, kind: StartErrorKind) -> StartError {
+    let Progress {
+        phase,
+        reserved,
+        process,
+        stderr,
+    } = progress;
+    let mut outcome = None;
+    let mut empty = true;
+    if let Some(process) = &process {
+        outcome = process.try_exited();
+        // A row that does not say so is swept all the same should the host die now.
+        let _ = spec.ledger.ending(id).await;
+        empty = process.end(Duration::ZERO).await.remaining.is_empty();
+    }
+    if reserved
+        && empty
+        && let Err(error) = spec.ledger.release(id).await
+    {
+        tracing::warn!(worker = %id, %error, "the ledger keeps the row of a worker that never was");
+    }
+    let mut stderr_tail = String::new();
+    if let Some(stderr) = stderr {
+        // The bound only costs text of the error.
+        let _ = timeout_at(tokio::time::Instant::now() + LAST_WORDS, stderr.drained()).await;
+        stderr_tail = stderr.text();
+    }
+    let pid = process.map(|process| process.identity().pid);
+    StartError {
+        worker: id,
+        pid,
+        phase,
+        kind,
+        outcome,
+        stderr_tail,
+    }
+}
