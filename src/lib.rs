@@ -1,1 +1,5 @@
 //! x
+
+pub mod python_env;
+
+pub use python_env::PythonEnv;

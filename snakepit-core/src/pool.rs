@@ -1,1 +1,189 @@
-//! Lends workers to callers.
+//! Lends workers to callers: queue, dispatch, deadlines.
+//!
+//! A [`Pool`] knows nothing of processes and does not manage restarts: its supervisor does, and tells it who
+//! serves. A call takes an idle worker, or waits in a bounded FIFO queue for one; the answer goes back to that
+//! call alone.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use snakepit_core::{event::Events, pool::Pool, testing::FakeWorkerFactory};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let factory = Arc::new(FakeWorkerFactory::new());
+//! let pool = Pool::builder(factory, Events::new("doc")).workers(2).start().await?;
+//! // Fake workers answer their arguments.
+//! let answer: (i64, String) = pool.call("any:function", (7, "seven")).await?;
+//! assert_eq!(answer, (7, "seven".to_owned()));
+//! pool.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod dispatch;
+mod error;
+mod lease;
+mod request;
+mod settle;
+mod status;
+mod stream;
+
+use std::sync::Arc;
+
+pub use builder::{PoolBuilder, PoolStartError, SettingsError};
+pub use error::{CallError, CallErrorKind, CallFailed, DeadlineExceeded, WorkerLost};
+pub use request::Request;
+pub use status::{Phase, PoolStatus, WorkerStatus};
+pub use stream::Items;
+
+use builder::Settings;
+use dispatch::Dispatch;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::broadcast, time::timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    event::{Event, EventKind, Events},
+    supervision::{ChildInfo, Supervisor},
+    worker::WorkerFactory,
+};
+
+/// A supervised pool of workers. Clones share it.
+///
+/// End it with [`shutdown`](Self::shutdown). Dropping the last handle without doing so ends the workers in the
+/// background, as a last defence, and warns.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Arc<Settings>,
+    dispatch: Arc<Dispatch>,
+    supervisor: Arc<dyn Supervisor>,
+    events: Events,
+    /// Calls whose caller has left and whose end in the worker is awaited.
+    settling: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Pool {
+    /// Settings of a new pool whose workers come from `factory`; `events` names it.
+    pub fn builder(factory: Arc<dyn WorkerFactory>, events: Events) -> PoolBuilder {
+        PoolBuilder::new(factory, events)
+    }
+
+    /// Calls a function with positional arguments and decodes its result, with the pool's default deadline.
+    ///
+    /// `function` is `module:qualname` or the bare name of an adapter's function. `args` is a tuple or another
+    /// sequence; `()` for none.
+    ///
+    /// # Errors
+    /// See [`CallError`]. At most one attempt is made.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.
+    pub async fn call<A: Serialize, R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: A,
+    ) -> Result<R, CallError> {
+        self.request(function).args(&args)?.send().await
+    }
+
+    /// Prepares a call with keyword arguments or a deadline of its own, or a stream.
+    pub fn request(&self, function: impl Into<Arc<str>>) -> Request<'_> {
+        Request::new(self, function.into())
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        self.shared.events.pool()
+    }
+
+    /// What the pool does right now.
+    pub async fn status(&self) -> PoolStatus {
+        let slots = self.shared.supervisor.which_children().await;
+        self.shared.dispatch.status(self.name(), slots)
+    }
+
+    /// The supervision tree, slot by slot.
+    pub async fn which_children(&self) -> Vec<ChildInfo> {
+        self.shared.supervisor.which_children().await
+    }
+
+    /// State changes from now on. A subscriber that falls behind loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Ends the pool: takes no new calls, lets accepted ones finish within the drain time, then ends the
+    /// workers. Returns when nothing of them is left. Repeated and concurrent calls agree.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the pool draining; call again to go on.
+    pub async fn shutdown(&self) {
+        if self.shared.dispatch.drain() {
+            self.shared.events.emit(EventKind::PoolDraining);
+        }
+        let finished = async {
+            self.shared.dispatch.quiet().await;
+            self.shared.settling.close();
+            self.shared.settling.wait().await;
+        };
+        if timeout(self.shared.settings.shutdown.drain, finished)
+            .await
+            .is_err()
+        {
+            tracing::warn!(pool = self.name(), drain = ?self.shared.settings.shutdown.drain, "calls are still under way, ending their workers");
+        }
+        self.stop().await;
+    }
+
+    /// Ends the pool at once: waiting calls are refused, running ones lose their worker.
+    ///
+    /// # Cancel safety
+    /// The ending of the workers goes on when the future is dropped.
+    pub async fn kill(&self) {
+        self.shared.dispatch.drain();
+        let seats = self.shared.dispatch.seats();
+        let ends = seats.into_iter().map(|seat| {
+            // A starter that ends its worker meanwhile joins this ending; the shorter times win.
+            tokio::spawn(async move {
+                seat.worker
+                    .end(std::time::Duration::ZERO, std::time::Duration::ZERO)
+                    .await
+            })
+        });
+        let ends: Vec<_> = ends.collect();
+        self.stop().await;
+        for end in ends {
+            // A panic in an ending has been reported by its task.
+            let _ = end.await;
+        }
+    }
+
+    async fn stop(&self) {
+        let first = self.shared.dispatch.stop();
+        self.shared.supervisor.shutdown().await;
+        if first {
+            self.shared.events.emit(EventKind::PoolStopped);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.dispatch.is_stopped() {
+            tracing::warn!(
+                pool = self.events.pool(),
+                "the pool was dropped without a shutdown, ending its workers"
+            );
+            self.dispatch.stop();
+            let supervisor = Arc::clone(&self.supervisor);
+            self.runtime.spawn(async move { supervisor.shutdown().await });
+        }
+    }
+}

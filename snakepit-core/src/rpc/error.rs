@@ -70,6 +70,33 @@ fn suggest(names: &[String]) -> String {
 }
 
 impl RemoteError {
+    pub(crate) fn protocol(message: &str) -> Self {
+        Self {
+            kind: RemoteErrorKind::Other,
+            message: message.to_owned(),
+            exceptions: Vec::new(),
+            suggestions: Vec::new(),
+            path: String::new(),
+            exit_code: 0,
+        }
+    }
+
+    /// Whether user code may have run, in part or whole. `false` is certain.
+    pub const fn may_have_executed(&self) -> bool {
+        match self.kind {
+            RemoteErrorKind::UnknownModule
+            | RemoteErrorKind::UnknownFunction
+            | RemoteErrorKind::BadArguments
+            | RemoteErrorKind::ShuttingDown
+            | RemoteErrorKind::Busy => false,
+            RemoteErrorKind::Raised
+            | RemoteErrorKind::BadResult
+            | RemoteErrorKind::Cancelled
+            | RemoteErrorKind::SystemExit
+            | RemoteErrorKind::Other => true,
+        }
+    }
+
     /// The exception that was raised, without its causes.
     pub fn exception(&self) -> Option<&RemoteException> {
         self.exceptions.first()

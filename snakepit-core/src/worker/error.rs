@@ -53,6 +53,27 @@ pub struct StartError {
     pub stderr_tail: String,
 }
 
+impl StartError {
+    /// Whether trying again without a change cannot help: the program cannot be executed, an adapter fails, the
+    /// protocol does not fit, or a setting is not supported.
+    pub const fn is_definite(&self) -> bool {
+        match &self.kind {
+            StartErrorKind::Launch(error) => {
+                matches!(
+                    error,
+                    LaunchError::Exec { .. } | LaunchError::Cwd { .. } | LaunchError::Unsupported { .. }
+                )
+            }
+            StartErrorKind::ProtocolVersion { .. } | StartErrorKind::Adapter(_) => true,
+            StartErrorKind::Ledger(_)
+            | StartErrorKind::Exited
+            | StartErrorKind::Channel(_)
+            | StartErrorKind::Deadline(_)
+            | StartErrorKind::Protocol(_) => false,
+        }
+    }
+}
+
 fn describe(outcome: &Option<ExitOutcome>, stderr_tail: &str) -> String {
     let outcome = outcome
         .map(|outcome| format!("; its process {outcome}"))

@@ -1,0 +1,214 @@
+//! Why a call has no result.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{dispatch::Refusal, status::Phase};
+use crate::{
+    id::{SlotId, WorkerId},
+    rpc::{CodecError, RemoteError},
+    worker::{Down, StartError},
+};
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The queue is full. Retryable: the call was not executed.
+    #[error("the queue of pool `{pool}` is full: {waiting} calls wait, {limit} may")]
+    QueueFull {
+        /// The pool.
+        pool: Arc<str>,
+        /// Calls that wait.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// The pool takes no calls. The call was not executed.
+    #[error("pool `{pool}` takes no calls: it is {phase}")]
+    NotServing {
+        /// The pool.
+        pool: Arc<str>,
+        /// What it does instead.
+        phase: Phase,
+    },
+    /// No slot of the pool has a worker, and starting them fails. The call was not executed. Retryable: slots are
+    /// tried again, with growing pauses.
+    #[error("pool `{pool}` has no worker")]
+    NoWorkers {
+        /// The pool.
+        pool: Arc<str>,
+        /// The last start that failed.
+        #[source]
+        last: Option<Arc<StartError>>,
+    },
+    /// The deadline passed.
+    #[error(transparent)]
+    DeadlineExceeded(Box<DeadlineExceeded>),
+    /// The worker ended during the call, which may have been executed, in part or whole.
+    #[error(transparent)]
+    WorkerLost(Box<WorkerLost>),
+    /// The worker answered with an error.
+    #[error(transparent)]
+    Failed(Box<CallFailed>),
+    /// An argument or the result is not of the type it should be.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+/// A call's deadline passed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub struct DeadlineExceeded {
+    /// The function.
+    pub function: Arc<str>,
+    /// The deadline that passed.
+    pub deadline: Duration,
+    /// How long the call waited in the queue.
+    pub queued: Duration,
+    /// The worker it ran on and for how long; `None` when it was never executed.
+    pub ran: Option<(WorkerId, Duration)>,
+}
+
+impl fmt::Display for DeadlineExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            function,
+            deadline,
+            queued,
+            ran,
+        } = self;
+        write!(f, "the deadline of {deadline:?} for {function} passed ")?;
+        match ran {
+            None => write!(f, "while it waited for a worker"),
+            Some((worker, ran)) => write!(f, "after {ran:.1?} on {worker} and {queued:.1?} in the queue"),
+        }
+    }
+}
+
+/// A worker ended during a call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub struct WorkerLost {
+    /// The function.
+    pub function: Arc<str>,
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its pid.
+    pub pid: Option<u32>,
+    /// Its slot.
+    pub slot: SlotId,
+    /// How long the call had been running.
+    pub ran: Duration,
+    /// Why the worker ended, its exit outcome and the last it wrote to standard error.
+    pub down: Down,
+}
+
+impl fmt::Display for WorkerLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was lost during {}", self.worker, self.function)?;
+        if let Some(pid) = self.pid {
+            write!(f, " (pid {pid})")?;
+        }
+        write!(f, ": {}", self.down)?;
+        match self
+            .down
+            .stderr_tail
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+        {
+            Some(line) => write!(f, "; it said last: {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A worker answered a call with an error; it serves on.
+#[derive(Debug, thiserror::Error)]
+#[error("{function} failed on {worker}")]
+#[non_exhaustive]
+pub struct CallFailed {
+    /// The function.
+    pub function: Arc<str>,
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its pid.
+    pub pid: Option<u32>,
+    /// What it answered.
+    #[source]
+    pub error: RemoteError,
+}
+
+/// The kind of a [`CallError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallErrorKind {
+    /// The queue is full.
+    QueueFull,
+    /// The pool takes no calls.
+    NotServing,
+    /// No slot has a worker.
+    NoWorkers,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// The worker ended during the call.
+    WorkerLost,
+    /// The worker answered with an error.
+    Failed,
+    /// A value is not of the type it should be.
+    Codec,
+}
+
+impl CallError {
+    /// What kind of error it is.
+    pub const fn kind(&self) -> CallErrorKind {
+        match self {
+            Self::QueueFull { .. } => CallErrorKind::QueueFull,
+            Self::NotServing { .. } => CallErrorKind::NotServing,
+            Self::NoWorkers { .. } => CallErrorKind::NoWorkers,
+            Self::DeadlineExceeded(_) => CallErrorKind::DeadlineExceeded,
+            Self::WorkerLost(_) => CallErrorKind::WorkerLost,
+            Self::Failed(_) => CallErrorKind::Failed,
+            Self::Codec(_) => CallErrorKind::Codec,
+        }
+    }
+
+    /// Whether the call may have been executed, in part or whole. `false` is certain.
+    pub fn may_have_executed(&self) -> bool {
+        match self {
+            Self::QueueFull { .. } | Self::NotServing { .. } | Self::NoWorkers { .. } => false,
+            Self::DeadlineExceeded(error) => error.ran.is_some(),
+            Self::WorkerLost(_) => true,
+            Self::Failed(failed) => failed.error.may_have_executed(),
+            Self::Codec(CodecError::Decode { .. }) => true,
+            Self::Codec(_) => false,
+        }
+    }
+
+    /// Whether the same call may succeed when made again, on this pool, without a change. Whether it is harmless
+    /// to execute it twice is the caller's to know: see [`may_have_executed`](Self::may_have_executed).
+    pub const fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::QueueFull { .. } | Self::NoWorkers { .. } | Self::WorkerLost(_)
+        )
+    }
+
+    /// The answer of the worker, where there is one.
+    pub fn remote(&self) -> Option<&RemoteError> {
+        if let Self::Failed(failed) = self {
+            Some(&failed.error)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn refused(pool: &str, refusal: Refusal) -> Self {
+        let pool = pool.into();
+        match refusal {
+            Refusal::Full { waiting, limit } => Self::QueueFull { pool, waiting, limit },
+            Refusal::Phase(phase) => Self::NotServing { pool, phase },
+            Refusal::Nobody { last } => Self::NoWorkers { pool, last },
+        }
+    }
+}

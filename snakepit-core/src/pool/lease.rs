@@ -1,0 +1,57 @@
+//! The checkout guard: a worker lent to one call.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::dispatch::{Dispatch, Seat};
+use crate::worker::{Down, DownReason};
+
+/// A connection that failed is followed by the news of why within this time, or the worker is ended.
+const NEWS: Duration = Duration::from_secs(2);
+
+/// A worker lent to one call; dropping it gives the worker back.
+#[derive(Debug)]
+pub(super) struct Lease {
+    /// `None` once it must not give the worker back.
+    dispatch: Option<Arc<Dispatch>>,
+    seat: Arc<Seat>,
+}
+
+impl Lease {
+    pub(super) fn new(dispatch: Arc<Dispatch>, seat: Arc<Seat>) -> Self {
+        Self {
+            dispatch: Some(dispatch),
+            seat,
+        }
+    }
+
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// The worker, without giving it back.
+    pub(super) fn defuse(mut self) -> Arc<Seat> {
+        self.dispatch = None;
+        Arc::clone(&self.seat)
+    }
+
+    /// The worker's connection failed: learns why, and makes sure that it is not called again.
+    pub(super) async fn lost(self) -> Down {
+        let worker = &self.seat.worker;
+        if let Ok(down) = timeout(NEWS, worker.down()).await {
+            return down;
+        }
+        worker.condemn(DownReason::ChannelClosed);
+        worker.down().await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(dispatch) = self.dispatch.take() {
+            self.seat.finish();
+            dispatch.give_back(Arc::clone(&self.seat));
+        }
+    }
+}

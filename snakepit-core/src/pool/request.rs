@@ -1,0 +1,278 @@
+//! One call, from its settings to its answer.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use snakepit_proto::v1::{CallRequest, CallResponse, call_response::Outcome};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Pool,
+    error::{CallError, CallFailed, DeadlineExceeded, WorkerLost},
+    lease::Lease,
+    settle::{Settler, Underway},
+    stream::Items,
+};
+use crate::{
+    rpc::{CodecError, RemoteError, codec},
+    worker::TransportError,
+};
+
+/// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
+/// that an early drop wastes little.
+const CREDIT: u32 = 16;
+
+/// A call being prepared.
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct Request<'a> {
+    pool: &'a Pool,
+    function: Arc<str>,
+    args: Bytes,
+    kwargs: Bytes,
+    deadline: Option<Duration>,
+    credit: u32,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(pool: &'a Pool, function: Arc<str>) -> Self {
+        let deadline = pool.shared.settings.deadline;
+        Self {
+            pool,
+            function,
+            args: Bytes::new(),
+            kwargs: Bytes::new(),
+            deadline,
+            credit: CREDIT,
+        }
+    }
+
+    /// Sets the positional arguments: a tuple or another sequence, `()` for none.
+    ///
+    /// # Errors
+    /// When they cannot be represented, or are no sequence.
+    pub fn args<T: Serialize + ?Sized>(self, args: &T) -> Result<Self, CodecError> {
+        Ok(Self {
+            args: codec::encode_args(args)?,
+            ..self
+        })
+    }
+
+    /// Sets the keyword arguments: a map with string keys, or a struct.
+    ///
+    /// # Errors
+    /// When they cannot be represented, or are no map.
+    pub fn kwargs<T: Serialize + ?Sized>(self, kwargs: &T) -> Result<Self, CodecError> {
+        Ok(Self {
+            kwargs: codec::encode_kwargs(kwargs)?,
+            ..self
+        })
+    }
+
+    /// Sets the deadline over queue and execution, counted from sending; zero has passed at once. Default: the pool's.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..self
+        }
+    }
+
+    /// Lifts the deadline.
+    pub fn no_deadline(self) -> Self {
+        Self {
+            deadline: None,
+            ..self
+        }
+    }
+
+    /// Sets how many items a stream's producer may be ahead of its consumer; at least 1. Default 16.
+    pub fn credit(self, items: u32) -> Self {
+        Self {
+            credit: items.max(1),
+            ..self
+        }
+    }
+
+    /// Makes the call and decodes its result.
+    ///
+    /// # Errors
+    /// See [`CallError`]. At most one attempt is made.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.
+    pub async fn send<R: DeserializeOwned>(self) -> Result<R, CallError> {
+        let value = self.send_raw().await?;
+        Ok(codec::decode(&value)?)
+    }
+
+    /// Makes the call and returns its result as it came, MessagePack encoded.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn send_raw(self) -> Result<Bytes, CallError> {
+        let mut attempt = Attempt::new(self);
+        let lease = attempt.checkout().await?;
+        let call_id = attempt.begin(&lease);
+        let request = attempt.call_request(call_id);
+        let work = lease.seat().client.call(request);
+        let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
+        match attempt.within(underway.work()).await {
+            Some(Ok(answer)) => attempt.answer(underway.finish(), answer),
+            Some(Err(error)) => Err(attempt.lost(underway.finish(), &error).await),
+            // Dropping what is under way cancels the call and gives the worker back when it has stopped.
+            None => Err(attempt.overdue()),
+        }
+    }
+
+    /// Makes the call and returns what it yields, item by item. The deadline holds for the whole stream.
+    ///
+    /// # Errors
+    /// When no worker was to be had. What goes wrong later is an item.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn stream<T: DeserializeOwned>(self) -> Result<Items<T>, CallError> {
+        let credit = self.credit;
+        let mut attempt = Attempt::new(self);
+        let lease = attempt.checkout().await?;
+        let call_id = attempt.begin(&lease);
+        let request = attempt.call_request(call_id);
+        let work = lease.seat().client.call_stream(request, credit);
+        let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
+        match attempt.within(underway.work()).await {
+            Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
+            Some(Err(error)) => Err(attempt.lost(underway.finish(), &error).await),
+            None => Err(attempt.overdue()),
+        }
+    }
+}
+
+/// What is known of a call while it is made.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pool: Arc<str>,
+    settler: Settler,
+    function: Arc<str>,
+    args: Bytes,
+    kwargs: Bytes,
+    deadline: Option<(Duration, Instant)>,
+    sent: Instant,
+    begun: Option<(crate::id::WorkerId, Instant)>,
+}
+
+impl Attempt {
+    fn new(request: Request<'_>) -> Self {
+        let sent = Instant::now();
+        let Request {
+            pool,
+            function,
+            args,
+            kwargs,
+            deadline,
+            ..
+        } = request;
+        // A deadline past the end of time is none.
+        let deadline = deadline.and_then(|deadline| Some((deadline, sent.checked_add(deadline)?)));
+        let settler = Settler::new(&pool.shared);
+        Self {
+            pool: pool.name().into(),
+            settler,
+            function,
+            args,
+            kwargs,
+            deadline,
+            sent,
+            begun: None,
+        }
+    }
+
+    /// Awaits something until the deadline; `None` when that passed first.
+    pub(super) async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.deadline {
+            Some((_, at)) => timeout_at(at, work).await.ok(),
+            None => Some(work.await),
+        }
+    }
+
+    async fn checkout(&self) -> Result<Lease, CallError> {
+        match self.within(self.settler.dispatch().checkout()).await {
+            Some(granted) => granted.map_err(|refusal| CallError::refused(&self.pool, refusal)),
+            None => Err(self.overdue()),
+        }
+    }
+
+    fn begin(&mut self, lease: &Lease) -> u64 {
+        let now = Instant::now();
+        self.begun = Some((lease.seat().worker.id(), now));
+        lease.seat().begin(now)
+    }
+
+    fn call_request(&mut self, call_id: u64) -> CallRequest {
+        let left = self
+            .deadline
+            .map(|(_, at)| at.saturating_duration_since(Instant::now()));
+        CallRequest {
+            call_id,
+            function: self.function.as_ref().to_owned(),
+            args: std::mem::take(&mut self.args),
+            kwargs: std::mem::take(&mut self.kwargs),
+            deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    fn answer(&self, lease: Lease, answer: CallResponse) -> Result<Bytes, CallError> {
+        match answer.outcome {
+            Some(Outcome::Value(value)) => Ok(value),
+            Some(Outcome::Error(error)) => Err(self.failed(&lease, error.into())),
+            None => Err(self.failed(
+                &lease,
+                RemoteError::protocol("the worker answered without an outcome"),
+            )),
+        }
+    }
+
+    pub(super) fn failed(&self, lease: &Lease, error: RemoteError) -> CallError {
+        let worker = &lease.seat().worker;
+        let (function, pid) = (Arc::clone(&self.function), worker.pid());
+        CallError::Failed(Box::new(CallFailed {
+            function,
+            worker: worker.id(),
+            pid,
+            error,
+        }))
+    }
+
+    /// The connection failed: the worker is lost, and why is told by its end.
+    pub(super) async fn lost(&self, lease: Lease, error: &TransportError) -> CallError {
+        tracing::debug!(function = %self.function, %error, "a worker's connection failed during a call");
+        let ran = self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed());
+        let (worker, pid, slot) = (
+            lease.seat().worker.id(),
+            lease.seat().worker.pid(),
+            lease.seat().slot,
+        );
+        let down = lease.lost().await;
+        CallError::WorkerLost(Box::new(WorkerLost {
+            function: Arc::clone(&self.function),
+            worker,
+            pid,
+            slot,
+            ran,
+            down,
+        }))
+    }
+
+    pub(super) fn overdue(&self) -> CallError {
+        let begun = self.begun.map_or_else(Instant::now, |(_, begun)| begun);
+        CallError::DeadlineExceeded(Box::new(DeadlineExceeded {
+            function: Arc::clone(&self.function),
+            deadline: self.deadline.map_or(Duration::ZERO, |(deadline, _)| deadline),
+            queued: begun - self.sent,
+            ran: self.begun.map(|(worker, begun)| (worker, begun.elapsed())),
+        }))
+    }
+}

@@ -1,0 +1,181 @@
+//! Calls whose caller has left: they are cancelled, and their worker is given back only when they have stopped.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use super::{Shared, dispatch::Dispatch, lease::Lease};
+use crate::worker::{BoxFuture, DownReason, ItemStream, TransportError};
+
+/// A cancel can overtake the call it is for, since they travel on different connections; it is sent again.
+const CANCEL_AGAIN: Duration = Duration::from_millis(50);
+
+/// What it takes to settle a call without its caller, and without keeping the pool alive.
+#[derive(Clone, Debug)]
+pub(super) struct Settler {
+    dispatch: Arc<Dispatch>,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+    grace: Duration,
+}
+
+impl Settler {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self {
+            dispatch: Arc::clone(&shared.dispatch),
+            tasks: shared.settling.clone(),
+            runtime: shared.runtime.clone(),
+            grace: shared.settings.cancel_grace,
+        }
+    }
+
+    pub(super) fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.dispatch
+    }
+
+    fn spawn(&self, lease: Lease, call_id: u64, end: BoxFuture<Result<(), TransportError>>) {
+        let grace = self.grace;
+        self.tasks
+            .spawn_on(settle(lease, call_id, end, grace), &self.runtime);
+    }
+}
+
+/// A call in a worker. Dropped before it is finished, it is settled in the background.
+pub(super) struct Underway<T: Send + 'static> {
+    settler: Settler,
+    /// `None` once finished.
+    rest: Option<(Lease, BoxFuture<Result<T, TransportError>>)>,
+    call_id: u64,
+}
+
+impl<T: Send + 'static> Underway<T> {
+    pub(super) fn new(
+        settler: Settler,
+        lease: Lease,
+        call_id: u64,
+        work: BoxFuture<Result<T, TransportError>>,
+    ) -> Self {
+        Self {
+            settler,
+            rest: Some((lease, work)),
+            call_id,
+        }
+    }
+
+    /// What is awaited; once it has resolved, [`finish`](Self::finish).
+    pub(super) async fn work(&mut self) -> Result<T, TransportError> {
+        match &mut self.rest {
+            Some((_, work)) => work.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The worker, after the work has resolved.
+    pub(super) fn finish(mut self) -> Lease {
+        match self.rest.take() {
+            Some((lease, _)) => lease,
+            None => unreachable!("only `finish` takes it, and takes self with it"),
+        }
+    }
+
+    /// Goes on with the stream that the work resolved to.
+    pub(super) fn into_stream(self, stream: ItemStream) -> StreamUnderway {
+        let (settler, call_id) = (self.settler.clone(), self.call_id);
+        StreamUnderway {
+            settler,
+            rest: Some((self.finish(), stream)),
+            call_id,
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Underway<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Underway")
+            .field("call_id", &self.call_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Send + 'static> Drop for Underway<T> {
+    fn drop(&mut self) {
+        if let Some((lease, work)) = self.rest.take() {
+            self.settler
+                .spawn(lease, self.call_id, Box::pin(async move { work.await.map(drop) }));
+        }
+    }
+}
+
+/// A stream in a worker. Dropped before its end, it is settled in the background.
+#[derive(Debug)]
+pub(super) struct StreamUnderway {
+    settler: Settler,
+    /// `None` once finished.
+    rest: Option<(Lease, ItemStream)>,
+    call_id: u64,
+}
+
+impl StreamUnderway {
+    pub(super) fn call_id(&self) -> u64 {
+        self.call_id
+    }
+
+    /// The stream, until it is finished.
+    pub(super) fn stream(&mut self) -> Option<&mut ItemStream> {
+        self.rest.as_mut().map(|(_, stream)| stream)
+    }
+
+    /// Cancels what is left of the stream, in the background.
+    pub(super) fn abandon(&mut self) {
+        if let Some((lease, mut stream)) = self.rest.take() {
+            // Items that were under way are read and thrown away: the stream's end is the producer's.
+            let end = async move {
+                while let Some(item) = stream.items.recv().await {
+                    item?;
+                }
+                Ok(())
+            };
+            self.settler.spawn(lease, self.call_id, Box::pin(end));
+        }
+    }
+
+    /// The worker, after the stream has ended; `None` the second time.
+    pub(super) fn finish(&mut self) -> Option<Lease> {
+        self.rest.take().map(|(lease, _)| lease)
+    }
+}
+
+impl Drop for StreamUnderway {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Cancels a call until it ends; a worker in which it does not end is condemned.
+async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), TransportError>>, grace: Duration) {
+    let client = Arc::clone(&lease.seat().client);
+    let cancel = async {
+        loop {
+            // Whether it arrived is told by the call's end, and nothing but that.
+            let _ = client.cancel(call_id).await;
+            sleep(CANCEL_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        // A call that ended meanwhile needs no cancel.
+        biased;
+        ended = &mut end => {
+            if ended.is_err() {
+                lease.lost().await;
+            }
+        }
+        () = sleep_until(Instant::now() + grace) => {
+            let worker = &lease.seat().worker;
+            worker.condemn(DownReason::CallOverran { call_id, grace });
+            // Given back only when the pool knows that it must not be lent again.
+            worker.down().await;
+        }
+        () = cancel => {}
+    }
+}

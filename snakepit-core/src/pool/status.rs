@@ -1,0 +1,121 @@
+//! A snapshot of a pool.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{supervision::ChildInfo, worker::StartError};
+
+/// What a pool does with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Its first workers are being started.
+    Starting,
+    /// It takes calls.
+    Running,
+    /// It finishes the calls it has and takes no more.
+    Draining,
+    /// It is over.
+    Stopped,
+}
+
+impl Phase {
+    /// Whether new calls are refused.
+    pub const fn refuses(self) -> bool {
+        matches!(self, Self::Draining | Self::Stopped)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A snapshot of a pool.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// What it does with calls.
+    pub phase: Phase,
+    /// Every slot.
+    pub workers: Vec<WorkerStatus>,
+    /// Workers that serve, busy ones included.
+    pub ready: usize,
+    /// Workers lent to calls.
+    pub busy: usize,
+    /// Callers that wait.
+    pub queued: usize,
+    /// How many may wait; `None` is unlimited.
+    pub queue_limit: Option<usize>,
+    /// The last start that failed.
+    pub last_start_error: Option<Arc<StartError>>,
+}
+
+/// A slot in a pool's status.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// The slot as its supervisor sees it.
+    pub child: ChildInfo,
+    /// Calls its present worker was given.
+    pub calls: u64,
+    /// How long the running call has been running.
+    pub busy_for: Option<Duration>,
+}
+
+impl PoolStatus {
+    /// Whether a call made now would be served: by a worker that is idle, or by one that is busy.
+    pub fn is_serving(&self) -> bool {
+        self.phase == Phase::Running && self.ready > 0
+    }
+}
+
+impl fmt::Display for PoolStatus {
+    /// The supervision tree.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            phase,
+            ready,
+            busy,
+            queued,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "pool {name}: {phase}, {ready} ready, {busy} busy, {queued} queued"
+        )?;
+        let last = self.workers.len().saturating_sub(1);
+        for (at, worker) in self.workers.iter().enumerate() {
+            let (branch, stem) = if at == last {
+                ("└──", "   ")
+            } else {
+                ("├──", "│  ")
+            };
+            let status = &worker.child.status;
+            writeln!(f, "{branch} starter {} ({})", status.slot, status.state)?;
+            if let Some(id) = status.worker {
+                let twig = if status.resources.is_empty() {
+                    "└──"
+                } else {
+                    "├──"
+                };
+                let pid = status.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+                let calls = worker.calls;
+                writeln!(f, "{stem} {twig} {id}{pid}, {calls} calls")?;
+            }
+            let last = status.resources.len().saturating_sub(1);
+            for (at, resource) in status.resources.iter().enumerate() {
+                let twig = if at == last { "└──" } else { "├──" };
+                writeln!(f, "{stem} {twig} {} ({:?})", resource.name, resource.state)?;
+            }
+        }
+        Ok(())
+    }
+}

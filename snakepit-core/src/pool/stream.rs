@@ -1,0 +1,82 @@
+//! What a stream yields.
+
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+use snakepit_proto::v1::{StreamResponse, stream_response::Message};
+
+use super::{error::CallError, request::Attempt, settle::StreamUnderway};
+use crate::rpc::{RemoteError, codec};
+
+/// The items of a stream, in order. Dropping it early stops the producer.
+#[derive(Debug)]
+pub struct Items<T> {
+    attempt: Attempt,
+    underway: StreamUnderway,
+    credit: u32,
+    /// Items taken since credit was granted last.
+    taken: u32,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Items<T> {
+    pub(super) fn new(attempt: Attempt, underway: StreamUnderway, credit: u32) -> Self {
+        Self {
+            attempt,
+            underway,
+            credit,
+            taken: 0,
+            item: PhantomData,
+        }
+    }
+
+    /// The next item; `None` at the end, and after an error.
+    ///
+    /// An item that is no `T` is an error after which the stream goes on.
+    ///
+    /// # Cancel safety
+    /// Safe: no item is lost.
+    pub async fn next(&mut self) -> Option<Result<T, CallError>> {
+        let stream = self.underway.stream()?;
+        let Some(received) = self.attempt.within(stream.items.recv()).await else {
+            self.underway.abandon();
+            return Some(Err(self.attempt.overdue()));
+        };
+        match received {
+            Some(Ok(StreamResponse {
+                message: Some(Message::Item(item)),
+                ..
+            })) => {
+                self.taken += 1;
+                // Granting in halves keeps the producer busy with few messages.
+                if self.taken * 2 >= self.credit {
+                    // The worker may have ended the stream already and needs no credit then.
+                    let _ = stream.credit.send(self.taken);
+                    self.taken = 0;
+                }
+                Some(codec::decode(&item).map_err(CallError::from))
+            }
+            Some(Ok(StreamResponse { message, .. })) => {
+                let error = match message {
+                    Some(Message::Error(error)) => error.into(),
+                    _ => RemoteError::protocol("the worker sent a message without content"),
+                };
+                let lease = self.underway.finish()?;
+                Some(Err(self.attempt.failed(&lease, error)))
+            }
+            Some(Err(error)) => {
+                let lease = self.underway.finish()?;
+                Some(Err(self.attempt.lost(lease, &error).await))
+            }
+            None => {
+                self.underway.finish();
+                None
+            }
+        }
+    }
+
+    /// The id of the call within its worker, as logs and `context` show it.
+    pub fn call_id(&self) -> u64 {
+        self.underway.call_id()
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line and environment of a worker.
+
+use std::{env, ffi::OsString, num::NonZeroUsize, path::PathBuf, thread};
+
+use super::PythonEnv;
+
+/// Each numeric library has its own name for the number of threads it starts.
+const THREAD_VARIABLES: [&str; 5] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+];
+
+/// How a worker is started: what a launcher needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PythonCommand {
+    /// The interpreter itself.
+    pub program: PathBuf,
+    /// Its arguments, ending in `-m snakepit`; adapters come after them.
+    pub args: Vec<OsString>,
+    /// Variables to set on top of this process's environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+pub(super) fn worker_command(
+    python: &PythonEnv,
+    workers: NonZeroUsize,
+    var: &dyn Fn(&str) -> Option<OsString>,
+) -> PythonCommand {
+    let mut env = Vec::new();
+    if let Some(dir) = python.package.python_path() {
+        env.push(("PYTHONPATH".into(), in_front(dir.into(), var("PYTHONPATH"))));
+    }
+    for (name, value) in [("PYTHONFAULTHANDLER", "1"), ("PYTHONUNBUFFERED", "1")] {
+        if var(name).is_none() {
+            env.push((name.into(), value.into()));
+        }
+    }
+    // The others fall back on OMP_NUM_THREADS, so a user who has set that one has decided for all.
+    if var("OMP_NUM_THREADS").is_none() {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = (cores / workers).max(1).to_string();
+        for name in THREAD_VARIABLES {
+            if var(name).is_none() {
+                env.push((name.into(), threads.clone().into()));
+            }
+        }
+    }
+    PythonCommand {
+        program: python.interpreter.path().to_path_buf(),
+        // -P: `-m` would put the working directory first on sys.path, where any file could pass for a module. It is
+        // an option and not PYTHONSAFEPATH, which a Python started by user code would inherit.
+        args: ["-P", "-m", "snakepit"].map(OsString::from).to_vec(),
+        env,
+    }
+}
+
+fn in_front(dir: PathBuf, rest: Option<OsString>) -> OsString {
+    let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
+        return dir.into_os_string();
+    };
+    // An empty entry would mean the working directory to Python.
+    let rest = env::split_paths(&rest).filter(|dir| !dir.as_os_str().is_empty());
+    // Our directory's name has no colon unless the user's cache directory has one; then only ours can be given.
+    env::join_paths([dir.clone()].into_iter().chain(rest)).unwrap_or_else(|_| dir.into_os_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_directory_comes_first_and_the_working_directory_not_at_all() {
+        let path = |rest: Option<&str>| in_front("/ours".into(), rest.map(OsString::from));
+        assert_eq!(path(None), "/ours");
+        assert_eq!(path(Some("")), "/ours");
+        assert_eq!(path(Some("/a:/b")), "/ours:/a:/b");
+        assert_eq!(path(Some(":/a:")), "/ours:/a");
+    }
+}
