@@ -79,6 +79,9 @@ async fn run(options: &Options) -> Result<()> {
     if options.wants("idle") {
         idle::measure(&python, options, &mut record).await?;
     }
+    if options.wants("dispatch") {
+        dispatch::measure(options, &mut record).await?;
+    }
     let targets = targets::list(&record);
     let tables = report::tables(&record, &targets);
     println!("{}", document::facts(&machine, options));
