@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 REQUIRED = ("cargo run --release -- demo", "cargo test --workspace")
-SHELL = re.compile(r"^```(?:sh|shell|bash|console|text)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```(?:sh|shell|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def subcommand(line: str) -> str | None:
