@@ -1,5 +1,47 @@
-//! x
+//! Python (or any program) as supervised worker processes beside a Rust program, called over gRPC.
+//!
+//! A service gets Python's libraries without sharing the GIL or a crash, and without leaving a process behind.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = snakepit::Pool::builder().workers(4).start().await?;
+//! let hypotenuse: f64 = pool.call("math:hypot", (3.0, 4.0)).await?;
+//! assert_eq!(hypotenuse, 5.0);
+//! pool.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Pool`] lends workers to calls; [`PoolBuilder`] has its settings.
+//! - [`PythonEnv`] is the interpreter and the worker package that the workers run on.
+//! - [`Value`] is any Python value, for callers that do not know a result's type.
+//! - [`snakepit_core`], re-exported as [`core`], has everything beneath: supervision, launchers, the ledger, events.
+//!
+//! # Features
+//!
+//! - `backend-port` (default): workers are direct children whose standard input is the channel.
+//! - `cli` (default): the `snakepit` command.
 
+pub use snakepit_core as core;
+pub use snakepit_core::{
+    event::{Event, EventKind},
+    pool::{
+        CallError, CallErrorKind, CallFailed, DeadlineExceeded, Items, Phase, PoolStartError, PoolStatus, Request,
+        WorkerLost,
+    },
+    rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
+    supervision::Shutdown,
+    worker::{StartError, StartErrorKind},
+};
+#[cfg(feature = "backend-port")]
+pub use snakepit_backend_port as backend_port;
+
+mod backend;
+mod builder;
+mod pool;
 pub mod python_env;
 
+pub use backend::{Backend, BackendError};
+pub use builder::{PoolBuilder, StartError as PoolError};
+pub use pool::Pool;
 pub use python_env::PythonEnv;

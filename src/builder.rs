@@ -1,0 +1,282 @@
+//! Settings of a pool and the choices behind it.
+
+use std::{
+    ffi::OsString,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use snakepit_core::{
+    event::Events,
+    launch::Launcher,
+    ledger::{Ledger, MemoryLedger},
+    pool::{Pool as CorePool, PoolStartError},
+    supervision::{MetricsCollectorFactory, ResourceFactory, Shutdown},
+    worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
+};
+
+use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError};
+
+/// Why a pool did not start; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The backend.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// No usable Python.
+    #[error("no Python environment for the workers")]
+    Python(#[source] Box<PythonEnvError>),
+    /// The pool.
+    #[error(transparent)]
+    Pool(#[from] PoolStartError),
+}
+
+/// Settings of a pool that is to be started.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct PoolBuilder {
+    name: String,
+    workers: Option<usize>,
+    adapters: Vec<String>,
+    paths: Vec<PathBuf>,
+    env: Vec<(OsString, OsString)>,
+    python: Option<PythonEnv>,
+    program: Option<(PathBuf, Vec<OsString>)>,
+    backend: Option<Backend>,
+    launcher: Option<Arc<dyn Launcher>>,
+    ledger: Option<Arc<dyn Ledger>>,
+    resources: Vec<Arc<dyn ResourceFactory>>,
+    metrics: Option<Duration>,
+    queue_limit: Option<Option<usize>>,
+    deadline: Option<Duration>,
+    cancel_grace: Option<Duration>,
+    start_deadline: Option<Duration>,
+    start_timeout: Option<Duration>,
+    heartbeat: Option<Heartbeat>,
+    log_level: Option<u32>,
+    shutdown: Option<Shutdown>,
+}
+
+impl PoolBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            name: "default".to_owned(),
+            workers: None,
+            adapters: Vec::new(),
+            paths: Vec::new(),
+            env: Vec::new(),
+            python: None,
+            program: None,
+            backend: None,
+            launcher: None,
+            ledger: None,
+            resources: Vec::new(),
+            metrics: Some(Duration::from_secs(5)),
+            queue_limit: None,
+            deadline: None,
+            cancel_grace: None,
+            start_deadline: None,
+            start_timeout: None,
+            heartbeat: None,
+            log_level: None,
+            shutdown: None,
+        }
+    }
+
+    /// The pool's name in events, logs and errors. Default `default`.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// Worker slots; at least 1. Default: the CPUs this process may use.
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers: Some(workers), ..self }
+    }
+
+    /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
+    pub fn adapter(mut self, module: impl Into<String>) -> Self {
+        self.adapters.push(module.into());
+        self
+    }
+
+    /// Adds a directory in front of the workers' `sys.path`.
+    pub fn path(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.paths.push(directory.into());
+        self
+    }
+
+    /// Sets a variable in the workers' environment.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The Python environment. Default: [`PythonEnv::discover`], when the pool starts.
+    pub fn python(self, python: PythonEnv) -> Self {
+        Self { python: Some(python), ..self }
+    }
+
+    /// Runs another program than Python's worker runtime: anything that serves `snakepit.worker.v1`.
+    pub fn program<A: Into<OsString>>(
+        self,
+        program: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        Self { program: Some((program.into(), args)), ..self }
+    }
+
+    /// The backend that starts the workers. Default: the first of [`Backend::compiled_in`].
+    pub fn backend(self, backend: Backend) -> Self {
+        Self { backend: Some(backend), ..self }
+    }
+
+    /// A backend of your own; wins over [`backend`](Self::backend).
+    pub fn launcher(self, launcher: Arc<dyn Launcher>) -> Self {
+        Self { launcher: Some(launcher), ..self }
+    }
+
+    /// Where started processes are recorded. Default: in memory, which orders the steps of a start and survives nothing.
+    pub fn ledger(self, ledger: Arc<dyn Ledger>) -> Self {
+        Self { ledger: Some(ledger), ..self }
+    }
+
+    /// Adds a resource to every slot: started after its worker is ready, ended before it.
+    pub fn resource(mut self, resource: Arc<dyn ResourceFactory>) -> Self {
+        self.resources.push(resource);
+        self
+    }
+
+    /// How often memory and CPU of each worker's process tree are sampled; `None` for never. Default 5 s: one scan of
+    /// the process table serves all slots of the host.
+    pub fn metrics(self, interval: Option<Duration>) -> Self {
+        Self { metrics: interval, ..self }
+    }
+
+    /// Callers that may wait; see [`core::pool::PoolBuilder::queue_limit`](snakepit_core::pool::PoolBuilder::queue_limit). Default 1,000.
+    pub fn queue_limit(self, limit: Option<usize>) -> Self {
+        Self { queue_limit: Some(limit), ..self }
+    }
+
+    /// Deadline of calls that set none, over queue and execution. Default: none.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s.
+    pub fn cancel_grace(self, grace: Duration) -> Self {
+        Self { cancel_grace: Some(grace), ..self }
+    }
+
+    /// How long one worker may take from launch to ready, imports included. Default 30 s.
+    pub fn start_deadline(self, deadline: Duration) -> Self {
+        Self { start_deadline: Some(deadline), ..self }
+    }
+
+    /// How long [`start`](Self::start) waits for the workers. Default 60 s.
+    pub fn start_timeout(self, timeout: Duration) -> Self {
+        Self { start_timeout: Some(timeout), ..self }
+    }
+
+    /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s.
+    pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
+        Self { heartbeat: Some(heartbeat), ..self }
+    }
+
+    /// Python logging records below this level number stay in the worker. Default 20, `INFO`.
+    pub fn log_level(self, level: u32) -> Self {
+        Self { log_level: Some(level), ..self }
+    }
+
+    /// How the pool is ended. Default: 5 s for running calls, 5 s from SIGTERM to SIGKILL.
+    pub fn shutdown(self, shutdown: Shutdown) -> Self {
+        Self { shutdown: Some(shutdown), ..self }
+    }
+
+    /// Starts the pool and returns when every slot serves.
+    ///
+    /// # Errors
+    /// When no backend or Python is usable, the settings are wrong, or no worker became ready; nothing is left then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what was started, in the background.
+    pub async fn start(self) -> Result<Pool, StartError> {
+        let launcher = match self.launcher {
+            Some(launcher) => launcher,
+            None => default_backend(self.backend).launcher()?,
+        };
+        let ledger = self.ledger.unwrap_or_else(|| Arc::new(MemoryLedger::new()));
+        let events = Events::new(&self.name);
+        let mut spec = GrpcWorkerSpec::new(events.clone(), launcher, ledger, PathBuf::new());
+        let python = match self.program {
+            Some((program, args)) => {
+                (spec.program, spec.args) = (program, args);
+                None
+            }
+            None => {
+                let python = discover(self.python).await?;
+                let workers = self.workers.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+                let command = python.command(workers);
+                (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
+                Some(python)
+            }
+        };
+        spec.env.extend(self.env);
+        spec.adapters = self.adapters;
+        spec.paths = self.paths;
+        set(&mut spec.start_deadline, self.start_deadline);
+        set(&mut spec.heartbeat, self.heartbeat);
+        set(&mut spec.log_level, self.log_level);
+
+        let mut pool = CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
+        if let Some(workers) = self.workers {
+            pool = pool.workers(workers);
+        }
+        if let Some(limit) = self.queue_limit {
+            pool = pool.queue_limit(limit);
+        }
+        if let Some(grace) = self.cancel_grace {
+            pool = pool.cancel_grace(grace);
+        }
+        if let Some(timeout) = self.start_timeout {
+            pool = pool.start_timeout(timeout);
+        }
+        if let Some(shutdown) = self.shutdown {
+            pool = pool.shutdown(shutdown);
+        }
+        if let Some(interval) = self.metrics {
+            pool = pool.resource(Arc::new(MetricsCollectorFactory::with_interval(interval)));
+        }
+        for resource in self.resources {
+            pool = pool.resource(resource);
+        }
+        Ok(Pool::new(pool.start().await?, python))
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn default_backend(chosen: Option<Backend>) -> Backend {
+    // With none compiled in, the first one names the feature that brings it.
+    chosen.or_else(|| Backend::compiled_in().next()).unwrap_or(Backend::Port)
+}
+
+async fn discover(python: Option<PythonEnv>) -> Result<PythonEnv, StartError> {
+    if let Some(python) = python {
+        return Ok(python);
+    }
+    match tokio::task::spawn_blocking(PythonEnv::discover).await {
+        Ok(found) => found.map_err(|error| StartError::Python(Box::new(error))),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
