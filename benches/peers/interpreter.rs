@@ -6,6 +6,7 @@ use std::{
     process::Stdio,
 };
 
+use snakepit::PythonEnv;
 use tokio::process::Command;
 
 use crate::Result;
@@ -24,6 +25,8 @@ print(os.path.realpath(getattr(sys, '_base_executable', sys.executable)))";
 pub(crate) struct Interpreter {
     /// The environment's `python`.
     pub(crate) python: PathBuf,
+    /// The same interpreter with this project's worker package.
+    pub(crate) environment: PythonEnv,
     /// The generated grpcio code.
     pub(crate) stubs: PathBuf,
     /// `benches/peers/python`: what the systems run.
@@ -36,11 +39,7 @@ impl Interpreter {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let home = target.join("bench-venv");
-        let this = Self {
-            python: home.join("bin/python"),
-            stubs: home.join("stubs"),
-            programs: root.join("benches/peers/python"),
-        };
+        let (python, stubs) = (home.join("bin/python"), home.join("stubs"));
         // Written last, so that an interrupted installation is begun again.
         let done = home.join("complete");
         if !done.exists() {
@@ -48,18 +47,25 @@ impl Interpreter {
             let base = find_python().await?;
             run(Command::new(base).args(["-m", "venv", "--clear"]).arg(&home)).await?;
             let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-            run(Command::new(&this.python).args(pip).args(PACKAGES)).await?;
+            run(Command::new(&python).args(pip).args(PACKAGES)).await?;
             tokio::fs::write(&done, "").await?;
         }
-        tokio::fs::create_dir_all(&this.stubs).await?;
-        run(Command::new(&this.python)
+        tokio::fs::create_dir_all(&stubs).await?;
+        run(Command::new(&python)
             .args(["-m", "grpc_tools.protoc", "-I"])
             .arg(root.join("proto"))
-            .arg(format!("--python_out={}", this.stubs.display()))
-            .arg(format!("--grpc_python_out={}", this.stubs.display()))
+            .arg(format!("--python_out={}", stubs.display()))
+            .arg(format!("--grpc_python_out={}", stubs.display()))
             .arg("snakepit/worker/v1/worker.proto"))
         .await?;
-        Ok(this)
+        // Discovery happens once in a service's life; it is not part of any start that is timed here.
+        let chosen = PythonEnv::builder().interpreter(&python).cache_dir(target.join("bench-cache"));
+        Ok(Self {
+            environment: tokio::task::spawn_blocking(|| chosen.build()).await??,
+            programs: root.join("benches/peers/python"),
+            python,
+            stubs,
+        })
     }
 
     /// A command that runs one of the programs beside the adapter.

@@ -41,7 +41,7 @@ impl System {
     /// Starts one of each.
     pub(crate) async fn all(python: &Interpreter) -> Result<Vec<Self>> {
         Ok(vec![
-            // Self::Ours(Ours::start(python, 1).await?),
+            Self::Ours(Ours::start(python, 1).await?),
             Self::Grpcio(Grpcio::start(python, 1).await?),
             Self::Executor(Executor::start(python)?),
             Self::Floor(Floor::start(python).await?),
