@@ -7,12 +7,7 @@
 pub mod preamble;
 
 /// Version 1 of the worker protocol: generated messages, clients and servers.
-#[expect(
-    missing_docs,
-    unreachable_pub,
-    missing_debug_implementations,
-    reason = "generated; the .proto file carries the documentation"
-)]
+#[expect(missing_docs, reason = "generated; the .proto file carries the documentation")]
 pub mod v1 {
     tonic::include_proto!("snakepit.worker.v1");
 

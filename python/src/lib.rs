@@ -1,9 +1,41 @@
-//! The native module of the Python package `snakepit`.
+//! The native module of the Python package `snakepit`: everything of a worker that must not wait for the GIL,
+//! and everything that must be fast.
+//!
+//! Two threads matter. Python's **main thread** runs user code; between calls it waits in a runtime of its own
+//! without the GIL ([`main_thread`]). The **control thread** never attaches to Python ([`control_thread`]): it
+//! answers the host, delivers cancels as a signal to the main thread, and ends the process tree when the host
+//! goes away, whatever the main thread is doing. What they share is in [`shared`].
+//!
+//! On an inherited channel the data connection is served by the main thread itself, so that a call crosses no
+//! threads. On a Unix path or TCP address the control thread serves all connections and calls take a hop.
+
+mod call;
+mod channel;
+mod codec;
+mod control;
+mod control_thread;
+mod credit;
+mod data;
+mod entry;
+mod events;
+mod inherited;
+mod listen;
+mod main_thread;
+mod native;
+mod panic;
+mod router;
+mod serve;
+mod shared;
+mod slot;
+mod sys;
+mod tree;
 
 use pyo3::prelude::*;
 
-#[pymodule]
-#[pyo3(name = "_native")]
-fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("__version__", env!("CARGO_PKG_VERSION"))
+#[pymodule(name = "_native")]
+fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("CANCEL_SIGNAL", sys::cancel_signal())?;
+    module.add_function(wrap_pyfunction!(entry::serve, module)?)?;
+    native::register(module)
 }

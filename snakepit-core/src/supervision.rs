@@ -11,6 +11,7 @@ mod resource;
 mod starter;
 mod status;
 mod supervisor;
+mod tree;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,9 +20,13 @@ pub use intensity::RestartIntensity;
 pub use metrics::MetricsSample;
 pub use policy::{RestartPolicy, Shutdown};
 pub use resource::{Resource, ResourceError, ResourceFactory};
-pub use starter::{Starter, StarterExit, StarterFactory};
+pub use starter::{SlotStarter, SlotStarterFactory, Starter, StarterExit, StarterFactory};
 pub use status::{ResourceState, ResourceStatus, SlotState, SlotStatus};
-pub use supervisor::{ChildCounts, ChildInfo, ChildKind, ChildSpec, Supervisor, SupervisorError};
+pub use supervisor::{
+    ChildCounts, ChildInfo, ChildKind, ChildSpec, DynamicSupervisor, Supervisor, SupervisorError,
+    SupervisorLimits,
+};
+pub use tree::Tree;
 
 use crate::{
     id::{SlotId, WorkerId},

@@ -87,7 +87,7 @@ fn read(answer: &str) -> Result<Interpreter, Unfit> {
 
 fn unhex(text: &str) -> Option<PathBuf> {
     let digits = text.as_bytes();
-    if digits.is_empty() || digits.len() % 2 != 0 {
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
         return None;
     }
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();

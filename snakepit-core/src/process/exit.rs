@@ -1,6 +1,6 @@
 //! How a process ended, and how its tree was brought to an end.
 
-use std::{fmt, time::Duration};
+use std::{fmt, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use super::ProcessIdentity;
 
@@ -25,6 +25,20 @@ impl ExitOutcome {
     /// Whether the process exited with code 0.
     pub const fn is_success(self) -> bool {
         matches!(self, Self::Exited(0))
+    }
+}
+
+impl From<ExitStatus> for ExitOutcome {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Exited(code),
+            (None, Some(signal)) => Self::Signaled {
+                signal,
+                core_dumped: status.core_dumped(),
+            },
+            // Stopped or continued, which a wait for the exit does not report.
+            (None, None) => Self::Unknown,
+        }
     }
 }
 

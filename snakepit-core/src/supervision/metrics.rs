@@ -11,3 +11,11 @@ pub struct MetricsSample {
     /// Processes in the tree.
     pub processes: u32,
 }
+
+impl MetricsSample {
+    /// Resident memory of the tree in MiB, for people.
+    #[expect(clippy::cast_precision_loss, reason = "2^53 bytes of memory are far away")]
+    pub fn rss_mib(&self) -> f64 {
+        self.rss_bytes as f64 / f64::from(1 << 20)
+    }
+}

@@ -1,8 +1,18 @@
 //! A starter owns ONE worker slot: its worker, one after the other, and the slot's resources.
 
+mod actor;
+mod keeper;
+mod launch;
+mod shared;
+mod slot_starter;
+mod state;
+
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
+
+pub(super) use slot_starter::Config;
+pub use slot_starter::{SlotStarter, SlotStarterFactory};
 
 use super::{RestartIntensity, Shutdown, status::SlotStatus};
 use crate::id::SlotId;

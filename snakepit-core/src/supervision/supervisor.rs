@@ -1,8 +1,14 @@
 //! A dynamic supervisor: starts, counts, lists and ends starters.
 
+mod actor;
+mod dynamic;
+mod state;
+
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
+
+pub use dynamic::{DynamicSupervisor, SupervisorLimits};
 
 use super::{RestartPolicy, Shutdown, SlotStatus, StarterFactory};
 use crate::id::SlotId;

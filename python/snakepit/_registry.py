@@ -1,0 +1,77 @@
+"""What adapters declare: functions by bare name, and hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "__snakepit_function__"
+
+start_hooks: list[Callable[[], Any]] = []
+"""Start hooks that have not run yet, in the order of their declaration."""
+
+stop_hooks: list[Callable[[], Any]] = []
+"""Stop hooks, in the order of their declaration."""
+
+
+@overload
+def function(target: F, /) -> F: ...
+@overload
+def function(*, name: str | None = None) -> Callable[[F], F]: ...
+def function(target: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:
+    """Offers a function by bare name, its own or the one given.
+
+    A module that marks functions this way offers those and no others by bare name; without any mark, its
+    public functions are offered. The function itself is returned unchanged.
+    """
+    if name is not None and (not isinstance(name, str) or not name or ":" in name):
+        raise ValueError(f"the name of a function must be a non-empty str without a colon, not {name!r}")
+
+    def mark(target: F) -> F:
+        if not callable(target):
+            raise TypeError(f"@snakepit.function marks callables, not {type(target).__name__}")
+        setattr(target, MARK, name or target.__name__)
+        return target
+
+    return mark if target is None else mark(target)
+
+
+def on_start(hook: F, /) -> F:
+    """Runs a function without arguments after the adapters are imported, before the worker is ready."""
+    start_hooks.append(_hook(hook, "on_start"))
+    return hook
+
+
+def on_stop(hook: F, /) -> F:
+    """Runs a function without arguments after the last call, before the worker ends; the last declared first."""
+    stop_hooks.append(_hook(hook, "on_stop"))
+    return hook
+
+
+def _hook(hook: F, decorator: str) -> F:
+    if not callable(hook):
+        raise TypeError(f"@snakepit.{decorator} takes a function without arguments, not {type(hook).__name__}")
+    return hook
+
+
+def offered(module: Any) -> dict[str, Callable[..., Any]]:
+    """The functions a module offers by bare name."""
+    members = list(vars(module).items())
+    marked: dict[str, Callable[..., Any]] = {}
+    for _, member in members:
+        # Looked up on the object itself: a module-level proxy with a wild __getattr__ has everything.
+        name = getattr(member, "__dict__", {}).get(MARK) if callable(member) else None
+        if isinstance(name, str):
+            marked[name] = member
+    if marked:
+        return marked
+    return {
+        name: member
+        for name, member in members
+        if not name.startswith("_")
+        and callable(member)
+        and not isinstance(member, type)
+        and getattr(member, "__module__", None) == module.__name__
+    }

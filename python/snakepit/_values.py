@@ -1,0 +1,222 @@
+"""Values that are no builtin type: what they become on the wire, and how they come back.
+
+The native codec handles builtin types itself and asks here about everything else. The table is
+``proto/VALUES.md``.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Any
+
+REPLACED = 0
+SUBCLASS = -1
+BUFFER = -2
+
+DATETIME = 1
+DATE = 2
+TIME = 3
+TIMEDELTA = 4
+DECIMAL = 5
+UUID = 6
+COMPLEX = 7
+SET = 8
+NDARRAY = 9
+
+# Kinds of dtype whose memory is the value: bool, integers, floats, complex, fixed-size bytes and text.
+_PLAIN_KINDS = "biufcSU"
+# The integers of timedelta are small; anything else is malformed.
+_INT32 = range(-(2**31), 2**31)
+
+
+class Unrepresentable(Exception):
+    """A value has no form on the wire, or bytes stand for no value. Its text continues a path."""
+
+
+def reduce(value: Any) -> tuple[int, Any]:
+    """The tag and payload of a value: an extension code, or one of the three constants above."""
+    modules = sys.modules
+    enum = modules.get("enum")
+    if enum is not None and isinstance(value, enum.Enum):
+        return REPLACED, value.value
+    if isinstance(value, (str, int, float, bytes, dict, list, tuple)):
+        return SUBCLASS, value
+    if isinstance(value, bytearray):
+        return BUFFER, value
+    if isinstance(value, memoryview):
+        if not value.c_contiguous:
+            raise Unrepresentable("is a memoryview that is not contiguous; pass bytes(view) instead")
+        return BUFFER, value
+    if isinstance(value, (set, frozenset)):
+        return SET, list(value)
+    if isinstance(value, complex):
+        return COMPLEX, struct.pack(">dd", value.real, value.imag)
+    for name, reducer in _REDUCERS.items():
+        module = modules.get(name)
+        # Nobody can have made an instance of a class whose module was never imported.
+        if module is not None:
+            reduced = reducer(module, value)
+            if reduced is not None:
+                return reduced
+    raise Unrepresentable(_explain(value))
+
+
+def _reduce_datetime(module: Any, value: Any) -> tuple[int, Any] | None:
+    # A datetime is a date, so it is asked about first.
+    if isinstance(value, module.datetime):
+        return DATETIME, value.isoformat()
+    if isinstance(value, module.date):
+        return DATE, value.isoformat()
+    if isinstance(value, module.time):
+        return TIME, value.isoformat()
+    if isinstance(value, module.timedelta):
+        return TIMEDELTA, (value.days, value.seconds, value.microseconds)
+    return None
+
+
+def _reduce_decimal(module: Any, value: Any) -> tuple[int, Any] | None:
+    return (DECIMAL, str(value)) if isinstance(value, module.Decimal) else None
+
+
+def _reduce_uuid(module: Any, value: Any) -> tuple[int, Any] | None:
+    return (UUID, value.bytes) if isinstance(value, module.UUID) else None
+
+
+def _reduce_numpy(module: Any, value: Any) -> tuple[int, Any] | None:
+    # While NumPy is being imported its module has no names yet, and there are no arrays.
+    array_type = getattr(module, "ndarray", None)
+    if array_type is None:
+        return None
+    if isinstance(value, array_type):
+        if hasattr(value, "mask") and hasattr(value, "filled"):
+            raise Unrepresentable("is a masked array; pass array.filled(...) or its data and mask instead")
+        dtype = value.dtype
+        if dtype.kind not in _PLAIN_KINDS:
+            raise Unrepresentable(f"is an array of dtype {dtype}, which cannot be represented")
+        data = value if value.flags.c_contiguous else module.ascontiguousarray(value)
+        return NDARRAY, (dtype.str, value.shape, data)
+    if isinstance(value, module.generic):
+        item = value.item()
+        if value.dtype.kind not in _PLAIN_KINDS or isinstance(item, module.generic):
+            raise Unrepresentable(f"is a NumPy scalar of dtype {value.dtype}, which cannot be represented")
+        return REPLACED, item
+    return None
+
+
+def _reduce_dataclass(module: Any, value: Any) -> tuple[int, Any] | None:
+    if not module.is_dataclass(value) or isinstance(value, type):
+        return None
+    return REPLACED, {field.name: getattr(value, field.name) for field in module.fields(value)}
+
+
+_REDUCERS = {
+    "datetime": _reduce_datetime,
+    "decimal": _reduce_decimal,
+    "uuid": _reduce_uuid,
+    "numpy": _reduce_numpy,
+    "dataclasses": _reduce_dataclass,
+}
+
+
+def _explain(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+        return f"is an iterator of type {name}; call the function as a stream (CallStream), or return a list"
+    return f"is of type {name}, which cannot be represented"
+
+
+def restore(code: int, payload: bytes) -> Any:
+    """The value of an extension code and its payload."""
+    restorer = _RESTORERS.get(code)
+    if restorer is None:
+        raise Unrepresentable(f"has the unknown extension code {code}")
+    name, function = restorer
+    try:
+        return function(payload)
+    except (ValueError, ArithmeticError, struct.error, TypeError) as error:
+        raise Unrepresentable(f"is not a valid {name} (ext {code}): {error}") from None
+
+
+def _restore_datetime(payload: bytes) -> Any:
+    import datetime
+
+    return datetime.datetime.fromisoformat(payload.decode())
+
+
+def _restore_date(payload: bytes) -> Any:
+    import datetime
+
+    return datetime.date.fromisoformat(payload.decode())
+
+
+def _restore_time(payload: bytes) -> Any:
+    import datetime
+
+    return datetime.time.fromisoformat(payload.decode())
+
+
+def _restore_timedelta(payload: bytes) -> Any:
+    import datetime
+
+    from snakepit import _native
+
+    parts = _native.decode(payload)
+    if not isinstance(parts, list) or len(parts) != 3 or not all(type(n) is int and n in _INT32 for n in parts):
+        raise ValueError("it must be [days, seconds, microseconds]")
+    return datetime.timedelta(*parts)
+
+
+def _restore_decimal(payload: bytes) -> Any:
+    import decimal
+
+    return decimal.Decimal(payload.decode())
+
+
+def _restore_uuid(payload: bytes) -> Any:
+    import uuid
+
+    return uuid.UUID(bytes=payload)
+
+
+def _restore_complex(payload: bytes) -> Any:
+    return complex(*struct.unpack(">dd", payload))
+
+
+_RESTORERS = {
+    DATETIME: ("datetime", _restore_datetime),
+    DATE: ("date", _restore_date),
+    TIME: ("time", _restore_time),
+    TIMEDELTA: ("timedelta", _restore_timedelta),
+    DECIMAL: ("Decimal", _restore_decimal),
+    UUID: ("UUID", _restore_uuid),
+    COMPLEX: ("complex", _restore_complex),
+}
+
+
+def empty_array(dtype: Any, shape: Any, size: int) -> Any:
+    """An array to be filled with ``size`` bytes."""
+    try:
+        import numpy
+    except ImportError as error:
+        raise Unrepresentable(f"is a NumPy array, and NumPy cannot be imported here: {error}") from None
+    if not isinstance(dtype, str) or not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
+        raise Unrepresentable("is an array (ext 9) that is not [dtype, shape, data]")
+    try:
+        parsed = numpy.dtype(dtype)
+    except (TypeError, ValueError):
+        raise Unrepresentable(f"is an array of the unknown dtype {dtype!r}") from None
+    if parsed.kind not in _PLAIN_KINDS:
+        raise Unrepresentable(f"is an array of dtype {parsed}, which cannot be represented")
+    expected = parsed.itemsize
+    for extent in shape:
+        if extent < 0:
+            raise Unrepresentable(f"is an array with the impossible shape {shape}")
+        expected *= extent
+    if expected != size:
+        raise Unrepresentable(f"is an array of dtype {dtype} and shape {shape}, which takes {expected} bytes, not {size}")
+    try:
+        return numpy.empty(shape, parsed)
+    except (ValueError, MemoryError) as error:
+        raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None

@@ -1,0 +1,181 @@
+//! One call, from request to result object.
+
+use pyo3::{exceptions::PyTypeError, intern, prelude::*};
+use snakepit_proto::v1::{AdapterReport, CallError, CallRequest, call_error::Kind};
+use tokio::time::Instant;
+
+use super::{Engine, Function, glue::Arguments, report::Failure};
+use crate::{
+    codec::{DecodeError, Decoder, EncodeError, Encoder},
+    control::micros,
+};
+
+impl Engine {
+    /// Imports and looks up what a wire name stands for.
+    pub(super) fn resolve<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+    ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
+        let answer = self.glue.resolve.bind(py).call1((name,));
+        self.stay_in_parent(py, &answer);
+        let answer = answer.and_then(|answer| answer.extract::<(Bound<'py, PyAny>, Option<Failure<'py>>)>());
+        match answer {
+            Ok((callable, None)) => Ok(callable),
+            Ok((_, Some(failure))) => Err(self.failure(py, failure)),
+            Err(error) => Err(self.report(py, &error)),
+        }
+    }
+
+    /// Imports adapters and runs their start hooks.
+    pub(super) fn import(
+        &self,
+        py: Python<'_>,
+        adapters: &[String],
+        paths: &[String],
+        started: Instant,
+    ) -> Result<AdapterReport, Box<CallError>> {
+        let answer = self
+            .glue
+            .prepare
+            .bind(py)
+            .call1((adapters, paths, self.shared.log_level()));
+        self.stay_in_parent(py, &answer);
+        let answer = answer.and_then(|answer| answer.extract::<(Option<Vec<String>>, Option<Failure<'_>>)>());
+        match answer {
+            Ok((functions, None)) => Ok(AdapterReport {
+                functions: functions.unwrap_or_default(),
+                import_us: micros(started.elapsed()),
+            }),
+            Ok((_, Some(failure))) => Err(self.failure(py, failure)),
+            Err(error) => Err(self.report(py, &error)),
+        }
+    }
+
+    /// Decodes the arguments, calls the function, and awaits what it returns if that is a coroutine.
+    pub(super) fn invoke<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Function,
+        request: &CallRequest,
+    ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
+        let arguments = self.arguments(py, request)?;
+        let callable = function.callable.bind(py);
+        let result = callable.call(&arguments.positional, arguments.keyword.as_ref());
+        self.stay_in_parent(py, &result);
+        match result {
+            Ok(result) if result.get_type().is(self.glue.coroutine.bind(py)) => self.run(py, result),
+            Ok(result) => Ok(result),
+            Err(error) => Err(self.call_failed(py, callable, &arguments, &error)),
+        }
+    }
+
+    fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        request: &CallRequest,
+    ) -> Result<Arguments<'py>, Box<CallError>> {
+        let positional = Decoder::new(py, &request.args)
+            .positional()
+            .map_err(|error| self.undecodable(py, error, "args"))?;
+        let keyword = Decoder::new(py, &request.kwargs)
+            .keyword()
+            .map_err(|error| self.undecodable(py, error, "kwargs"))?;
+        Ok(Arguments { positional, keyword })
+    }
+
+    fn undecodable(&self, py: Python<'_>, error: DecodeError, root: &str) -> Box<CallError> {
+        match error {
+            DecodeError::Invalid(message, path) => located(Kind::BadArguments, &path.render(root), &message),
+            DecodeError::Raised(error) => self.report(py, &error),
+        }
+    }
+
+    /// Awaits on the worker's event loop.
+    pub(super) fn run<'py>(
+        &self,
+        py: Python<'py>,
+        awaitable: Bound<'py, PyAny>,
+    ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
+        let result = self.glue.run.bind(py).call1((awaitable,));
+        self.stay_in_parent(py, &result);
+        result.map_err(|error| self.report(py, &error))
+    }
+
+    /// The MessagePack form of a result or an item.
+    pub(super) fn encode(
+        &self,
+        py: Python<'_>,
+        value: Bound<'_, PyAny>,
+        root: &str,
+    ) -> Result<Vec<u8>, Box<CallError>> {
+        match Encoder::encode(&value) {
+            Ok(bytes) => Ok(bytes),
+            // A future, or a coroutine that was compiled: awaitable, but no coroutine object.
+            Err(EncodeError::Unrepresentable(..)) if is_awaitable(&value) => {
+                let value = self.run(py, value)?;
+                Encoder::encode(&value).map_err(|error| self.unencodable(py, error, root))
+            }
+            Err(error) => Err(self.unencodable(py, error, root)),
+        }
+    }
+
+    fn unencodable(&self, py: Python<'_>, error: EncodeError, root: &str) -> Box<CallError> {
+        match error {
+            EncodeError::Unrepresentable(message, path) => {
+                located(Kind::BadResult, &path.render(root), &message)
+            }
+            EncodeError::Raised(error) => self.report(py, &error),
+        }
+    }
+
+    /// A `TypeError` without a frame was raised by the act of calling, or by a function written in C.
+    fn call_failed(
+        &self,
+        py: Python<'_>,
+        callable: &Bound<'_, PyAny>,
+        arguments: &Arguments<'_>,
+        error: &PyErr,
+    ) -> Box<CallError> {
+        let mut report = self.report(py, error);
+        if error.is_instance_of::<PyTypeError>(py) && error.traceback(py).is_none() {
+            let misfit = self.glue.misfit.bind(py).call1((
+                callable,
+                &arguments.positional,
+                arguments.keyword.as_ref(),
+                error.value(py),
+            ));
+            // If the signature cannot be told, the report stands as it is.
+            if let Ok(Some(message)) = misfit.and_then(|message| message.extract::<Option<String>>()) {
+                report.kind = Kind::BadArguments.into();
+                report.message = message;
+            }
+        }
+        report
+    }
+
+    /// A child that user code forked and that came back from it must not touch the channel: it leaves.
+    pub(super) fn stay_in_parent(&self, py: Python<'_>, result: &PyResult<Bound<'_, PyAny>>) {
+        if std::process::id() == self.shared.identity.pid {
+            return;
+        }
+        let error = result.as_ref().err().map(|error| error.value(py));
+        // It does not return; should it fail, the child leaves all the same.
+        let _ = self.glue.leave_child.bind(py).call1((error,));
+        crate::sys::exit_now(1)
+    }
+}
+
+fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
+    value.getattr(intern!(value.py(), "__await__")).is_ok()
+}
+
+/// An error about a place in a value.
+pub(super) fn located(kind: Kind, path: &str, message: &str) -> Box<CallError> {
+    Box::new(CallError {
+        kind: kind.into(),
+        message: format!("{path} {message}"),
+        path: path.to_owned(),
+        ..CallError::default()
+    })
+}

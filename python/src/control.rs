@@ -1,0 +1,156 @@
+//! The `WorkerControl` service. It runs on a native thread and never touches Python, so it answers while user
+//! code, or C code that holds the GIL, computes.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use snakepit_proto::{
+    PROTOCOL_VERSIONS,
+    v1::{
+        CancelRequest, CancelResponse, Event, EventsRequest, HandshakeRequest, HandshakeResponse,
+        PingRequest, PingResponse, ReadyRequest, ReadyResponse, ShutdownRequest, ShutdownResponse,
+        ready_response, worker_control_server::WorkerControl,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    shared::{Command, EXIT_LOST, Shared},
+    tree::OrphanReaper,
+};
+
+/// What a worker can do beyond calls.
+const CAPABILITIES: [&str; 3] = ["cancel", "stream", "events"];
+/// Events between the buffer and the connection; the buffer behind it is what absorbs bursts.
+const EVENTS_UNDER_WAY: usize = 16;
+
+/// Answers the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    reaper: Arc<Mutex<OrphanReaper>>,
+}
+
+impl Control {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            reaper: Arc::default(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerControl for Control {
+    async fn handshake(
+        &self,
+        request: Request<HandshakeRequest>,
+    ) -> Result<Response<HandshakeResponse>, Status> {
+        let request = request.into_inner();
+        let chosen = PROTOCOL_VERSIONS
+            .iter()
+            .rev()
+            .find(|version| request.protocol_versions.contains(version));
+        if chosen.is_none() {
+            eprintln!(
+                "snakepit: the host speaks protocol versions {:?}, this worker speaks {PROTOCOL_VERSIONS:?}",
+                request.protocol_versions
+            );
+            self.shared.set_exit_code(EXIT_LOST);
+            self.shared.request_shutdown(Duration::ZERO);
+        } else {
+            self.shared.set_log_level(request.log_level);
+            self.shared.events.expect_host();
+            let command = Command::Prepare {
+                adapters: request.adapters,
+                paths: request.paths,
+            };
+            // The main thread stops listening only when the worker is on its way out.
+            let _ = self.shared.commands.send(command);
+        }
+        Ok(Response::new(HandshakeResponse {
+            protocol_version: chosen.copied().unwrap_or(0),
+            protocol_versions: PROTOCOL_VERSIONS.to_vec(),
+            pid: self.shared.identity.pid,
+            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: self.shared.identity.runtime.clone(),
+            concurrency: 1,
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn ready(&self, _: Request<ReadyRequest>) -> Result<Response<ReadyResponse>, Status> {
+        let mut prepared = self.shared.prepared.subscribe();
+        let outcome = tokio::select! {
+            outcome = prepared.wait_for(Option::is_some) => outcome.ok().and_then(|outcome| outcome.clone()),
+            _ = self.shared.until_shutdown() => None,
+        };
+        let Some(outcome) = outcome else {
+            return Err(Status::unavailable("the worker is shutting down"));
+        };
+        let outcome = match &*outcome {
+            Ok(report) => ready_response::Outcome::Ready(report.clone()),
+            Err(error) => ready_response::Outcome::Error(error.clone()),
+        };
+        Ok(Response::new(ReadyResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        let activity = self.shared.slot.activity();
+        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
+        // As above: nobody listens at the very end.
+        let _ = self.shared.commands.send(Command::Heartbeat);
+        Ok(Response::new(PingResponse {
+            call_id: activity.running.map(|(call_id, _)| call_id),
+            call_us: activity.running.map_or(0, |(_, time)| micros(time)),
+            calls: activity.calls,
+        }))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        let was_running = self.shared.slot.cancel(request.into_inner().call_id);
+        Ok(Response::new(CancelResponse { was_running }))
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<ShutdownRequest>,
+    ) -> Result<Response<ShutdownResponse>, Status> {
+        self.shared
+            .request_shutdown(Duration::from_millis(request.into_inner().grace_ms));
+        Ok(Response::new(ShutdownResponse {}))
+    }
+
+    type EventsStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let (sender, receiver) = mpsc::channel(EVENTS_UNDER_WAY);
+        let shared = Arc::clone(&self.shared);
+        let subscription = shared.events.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let event = tokio::select! {
+                    event = shared.events.next(subscription) => event,
+                    () = sender.closed() => None,
+                };
+                let Some(event) = event else { return };
+                if sender.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Microseconds for the wire.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

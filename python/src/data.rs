@@ -1,0 +1,127 @@
+//! The `Worker` service: takes calls off a connection and hands them to the engine, either right here (inline,
+//! when the connection is served on Python's main thread) or across to that thread.
+
+use std::{pin::Pin, sync::Arc};
+
+use snakepit_proto::v1::{
+    CallRequest, CallResponse, StreamRequest, StreamResponse, stream_request, worker_server::Worker,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{call::Engine, credit::Credit};
+
+/// Items between the producer and the connection. Credit is what bounds a stream; this only keeps a producer
+/// with much credit from encoding far ahead of the socket.
+const ITEMS_UNDER_WAY: usize = 4;
+
+/// A call on its way to the main thread.
+pub(crate) enum Job {
+    /// For one result.
+    Call(CallRequest, oneshot::Sender<CallResponse>),
+    /// For items.
+    Stream(
+        CallRequest,
+        Arc<Credit>,
+        mpsc::Sender<Result<StreamResponse, Status>>,
+    ),
+}
+
+/// Where calls run.
+#[derive(Clone)]
+pub(crate) enum Data {
+    /// On the thread that serves the connection, which is Python's main thread.
+    Inline(Arc<Engine>),
+    /// On Python's main thread, reached through a queue. It is unbounded because what it holds is already
+    /// bounded by the streams a connection may have open.
+    Hop(mpsc::UnboundedSender<Job>),
+}
+
+impl Data {
+    async fn run_call(&self, request: CallRequest) -> Result<CallResponse, Status> {
+        match self {
+            Self::Inline(engine) => Ok(engine.call(request).await),
+            Self::Hop(jobs) => {
+                let (sender, receiver) = oneshot::channel();
+                jobs.send(Job::Call(request, sender)).map_err(|_| leaving())?;
+                receiver.await.map_err(|_| leaving())
+            }
+        }
+    }
+}
+
+fn leaving() -> Status {
+    Status::unavailable("the worker is leaving")
+}
+
+#[tonic::async_trait]
+impl Worker for Data {
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        self.run_call(request.into_inner()).await.map(Response::new)
+    }
+
+    type CallStreamStream = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>> + Send>>;
+
+    async fn call_stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::CallStreamStream>, Status> {
+        let mut requests = request.into_inner();
+        let (call, first) = match requests
+            .next()
+            .await
+            .transpose()?
+            .and_then(|request| request.message)
+        {
+            Some(stream_request::Message::Start(start)) => match start.call {
+                Some(call) => (call, start.credit.max(1)),
+                None => return Err(Status::invalid_argument("the stream's start has no call")),
+            },
+            Some(stream_request::Message::Credit(_)) | None => {
+                return Err(Status::invalid_argument(
+                    "the first message of a stream must be its start",
+                ));
+            }
+        };
+        let credit = Arc::new(Credit::new(first));
+        let (sender, receiver) = mpsc::channel(ITEMS_UNDER_WAY);
+        tokio::spawn(take_credit(requests, Arc::clone(&credit), sender.clone()));
+        match self {
+            Self::Inline(engine) => {
+                let engine = Arc::clone(engine);
+                tokio::spawn(async move { engine.stream(call, &credit, &sender).await });
+            }
+            Self::Hop(jobs) => jobs
+                .send(Job::Stream(call, credit, sender))
+                .map_err(|_| leaving())?,
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Reads the consumer's grants until it has no more, or the stream is over.
+async fn take_credit(
+    mut requests: Streaming<StreamRequest>,
+    credit: Arc<Credit>,
+    sender: mpsc::Sender<Result<StreamResponse, Status>>,
+) {
+    // Only watched: held strongly it would keep the response stream open after the last item.
+    let weak = sender.downgrade();
+    drop(sender);
+    loop {
+        match requests.next().await {
+            Some(Ok(StreamRequest {
+                message: Some(stream_request::Message::Credit(more)),
+            })) => credit.grant(more),
+            // A second start is no grant; an unknown message is from a later version.
+            Some(Ok(_)) => {}
+            // A reset arrives here as an error, and the response's receiver is dropped with it.
+            Some(Err(_)) | None => break,
+        }
+        if weak.strong_count() == 0 {
+            break;
+        }
+    }
+    credit.close();
+}

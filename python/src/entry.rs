@@ -1,0 +1,160 @@
+//! From `python -m snakepit` to a serving worker, and from there to the exit.
+
+use std::{os::fd::AsRawFd as _, os::unix::net::UnixStream, sync::Arc};
+
+use pyo3::{
+    exceptions::{PyOSError, PyRuntimeError, PyValueError},
+    prelude::*,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    call::{Engine, Glue},
+    channel::Channel,
+    control_thread::{self, Endpoint},
+    inherited,
+    listen::Listener,
+    main_thread::{Calls, MainLoop},
+    native, panic, serve as http,
+    shared::{EXIT_LOST, Identity, Shared},
+};
+
+/// A channel that is open, before anything is served on it.
+enum Opened {
+    Inherited(inherited::Inherited),
+    Listening(Listener, Channel),
+}
+
+/// Serves as a worker on the main thread and ends the process. Returns only when the host closed the channel
+/// before it opened the gate.
+///
+/// Raises `ValueError` for a channel that makes no sense and `OSError` for one that cannot be opened.
+#[pyfunction]
+pub(crate) fn serve(
+    py: Python<'_>,
+    channel: &str,
+    adapters: Vec<String>,
+    paths: Vec<String>,
+) -> PyResult<()> {
+    let channel = Channel::parse(channel).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let Some(opened) = open(py, channel)? else {
+        return Ok(());
+    };
+    panic::install();
+    // Without it (no such kernel is supported) orphans of user code would go to pid 1 instead of to us.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
+
+    let inherited = matches!(opened, Opened::Inherited(_));
+    let runtime = PyModule::import(py, "snakepit._runtime")?;
+    let identity = Identity {
+        runtime: runtime.getattr("RUNTIME")?.extract()?,
+        pid: std::process::id(),
+        inherited,
+    };
+    let (commands, command_queue) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared::new(identity, commands));
+    let engine = Arc::new(Engine::new(Arc::clone(&shared), Glue::new(&runtime)?));
+
+    let descriptors = match &opened {
+        Opened::Inherited(channel) => channel.descriptors().to_vec(),
+        Opened::Listening(listener, _) => vec![listener.descriptor()],
+    };
+    if !native::publish(&shared, descriptors.clone()) {
+        return Err(PyRuntimeError::new_err("this process already serves as a worker"));
+    }
+    let (wakeup, signals) = UnixStream::pair()?;
+    signals.set_nonblocking(true)?;
+    runtime
+        .getattr("install")?
+        .call1((signals.as_raw_fd(), inherited))?;
+
+    let (endpoint, calls, from_command_line) = match opened {
+        Opened::Inherited(channel) => (
+            Endpoint::Inherited(channel.control),
+            Calls::Inline(channel.data),
+            (adapters, paths),
+        ),
+        Opened::Listening(listener, channel) => {
+            if let Channel::Unix(path) = &channel {
+                listener.register(path, &shared);
+            }
+            // Nobody needs to shake hands here, so what the command line names is imported before anyone calls.
+            if !engine.prepare(py, &adapters, &paths) {
+                failed_adapters(&shared);
+            }
+            eprintln!("snakepit: serving on {}", listener.describe());
+            let (jobs, queue) = mpsc::unbounded_channel();
+            (
+                Endpoint::Listening(listener, jobs),
+                Calls::Hop(queue),
+                (Vec::new(), Vec::new()),
+            )
+        }
+    };
+    let flushed = control_thread::start(Arc::clone(&shared), endpoint, descriptors)?;
+    let rearm = runtime.getattr("rearm")?.unbind();
+    let main = MainLoop {
+        shared: Arc::clone(&shared),
+        engine,
+        commands: command_queue,
+        wakeup,
+        rearm,
+        from_command_line,
+    };
+    if let Err(error) = py.detach(|| main.run(calls)) {
+        eprintln!("snakepit: failed to serve: {error}");
+        shared.leave(EXIT_LOST);
+    }
+
+    // Stop hooks and exit handlers report their own failures; none of them keeps the worker from leaving.
+    if let Err(error) = runtime.getattr("finish").and_then(|finish| finish.call0()) {
+        error.write_unraisable(py, None);
+    }
+    drop(signals);
+    py.detach(move || {
+        shared.events.close();
+        shared.finished.send_replace(true);
+        // The connections bound their own flush; leaving is what matters.
+        let _ = flushed.recv_timeout(http::FLUSH_LIMIT * 3);
+        shared.events.spill();
+        shared.leave(shared.exit_code())
+    })
+}
+
+fn open(py: Python<'_>, channel: Channel) -> PyResult<Option<Opened>> {
+    match channel {
+        Channel::Inherited => {
+            let accepted =
+                py.detach(|| inherited::accept(|| Python::attach(|py| py.check_signals()).is_err()));
+            match accepted {
+                Ok(accepted) => Ok(accepted.map(Opened::Inherited)),
+                Err(error) => Err(PyOSError::new_err(error.to_string())),
+            }
+        }
+        Channel::Unix(ref path) => match Listener::unix(path) {
+            Ok(listener) => Ok(Some(Opened::Listening(listener, channel))),
+            Err(error) => Err(PyOSError::new_err(format!(
+                "failed to listen on unix:{}: {error}",
+                path.display()
+            ))),
+        },
+        Channel::Tcp(ref address) => match Listener::tcp(address) {
+            Ok(listener) => Ok(Some(Opened::Listening(listener, channel))),
+            Err(error) => Err(PyOSError::new_err(format!(
+                "failed to listen on tcp:{address}: {error}"
+            ))),
+        },
+    }
+}
+
+/// Says on standard error why the adapters of the command line are no good, and leaves.
+fn failed_adapters(shared: &Shared) -> ! {
+    let prepared = shared.prepared.borrow().clone();
+    if let Some(Err(error)) = prepared.as_deref() {
+        for exception in &error.exceptions {
+            eprint!("{}", exception.traceback);
+        }
+        eprintln!("snakepit: {}", error.message);
+    }
+    shared.leave(1)
+}

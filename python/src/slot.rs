@@ -1,0 +1,312 @@
+//! Which call is running, and how one is cancelled without ever hitting another.
+//!
+//! Every change is made under one short lock that no holder waits under, so the control thread may take it
+//! while Python computes.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::sys::MainThread;
+
+/// How many finished call ids are remembered, so that a late cancel is told from an early one.
+const FINISHED: usize = 64;
+/// How many cancels of calls that have not arrived yet are remembered.
+const EARLY: usize = 64;
+
+/// What user code may know about the call it runs in.
+#[derive(Clone, Debug)]
+pub(crate) struct CallInfo {
+    /// The host's number for the call.
+    pub(crate) call_id: u64,
+    /// The wire name of the function.
+    pub(crate) function: Arc<str>,
+    /// When the caller stops waiting.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// Why a call may not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It was cancelled before it began.
+    Cancelled,
+    /// The worker takes no more calls.
+    ShuttingDown,
+}
+
+#[derive(Debug)]
+struct Current {
+    info: CallInfo,
+    started: Instant,
+    /// The main thread is inside user code of this call.
+    in_python: bool,
+    cancel_requested: bool,
+    /// A cancel signal is under way that its Python handler has not taken yet.
+    pending: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    call_id: u64,
+    cancelled: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    waiting: Vec<Waiting>,
+    tickets: u64,
+    finished: VecDeque<u64>,
+    early: VecDeque<u64>,
+    calls: u64,
+    draining: bool,
+}
+
+/// What a ping answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Activity {
+    /// The running call and for how long.
+    pub(crate) running: Option<(u64, Duration)>,
+    /// Calls finished so far.
+    pub(crate) calls: u64,
+}
+
+/// The place of the one call that runs at a time.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    state: Mutex<State>,
+    main: MainThread,
+    /// Woken when the running call is cancelled while no user code runs (a stream that waits for credit).
+    pub(crate) cancelled: Notify,
+    /// Woken at the end of every call while draining.
+    pub(crate) ended: Notify,
+    draining: AtomicBool,
+}
+
+impl Slot {
+    pub(crate) fn new(main: MainThread) -> Self {
+        Self {
+            state: Mutex::default(),
+            main,
+            cancelled: Notify::new(),
+            ended: Notify::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic ends the process (see `panic`), so a poisoned lock has no reader; the state is whole anyway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a call that has arrived and waits for its turn.
+    pub(crate) fn wait(&self, call_id: u64) -> u64 {
+        let mut state = self.lock();
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.waiting.push(Waiting {
+            ticket,
+            call_id,
+            cancelled: false,
+        });
+        ticket
+    }
+
+    /// Takes a waiting call off the list; true when it was cancelled meanwhile.
+    pub(crate) fn stop_waiting(&self, ticket: u64) -> bool {
+        let mut state = self.lock();
+        let at = state.waiting.iter().position(|waiting| waiting.ticket == ticket);
+        let cancelled = at.is_some_and(|at| state.waiting.remove(at).cancelled);
+        self.tell_ended();
+        cancelled
+    }
+
+    /// Begins a call; the caller holds the turn and enters user code next.
+    pub(crate) fn begin(&self, info: CallInfo) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if state.draining {
+            return Err(Refusal::ShuttingDown);
+        }
+        if let Some(at) = state.early.iter().position(|&early| early == info.call_id) {
+            state.early.remove(at);
+            return Err(Refusal::Cancelled);
+        }
+        let started = Instant::now();
+        state.current = Some(Current {
+            info,
+            started,
+            in_python: true,
+            cancel_requested: false,
+            pending: false,
+        });
+        Ok(())
+    }
+
+    /// Ends the running call.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        if let Some(current) = state.current.take() {
+            if state.finished.len() == FINISHED {
+                state.finished.pop_front();
+            }
+            state.finished.push_back(current.info.call_id);
+            state.calls += 1;
+        }
+        drop(state);
+        self.tell_ended();
+    }
+
+    fn tell_ended(&self) {
+        if self.draining.load(Ordering::Relaxed) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Enters user code again within the running call; false when it has been cancelled since.
+    pub(crate) fn enter(&self) -> bool {
+        match &mut self.lock().current {
+            Some(current) if !current.cancel_requested => {
+                current.in_python = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Enters user code of a call that may have been cancelled: its clean-up.
+    pub(crate) fn enter_cleanup(&self) {
+        if let Some(current) = &mut self.lock().current {
+            current.in_python = true;
+            current.pending = false;
+        }
+    }
+
+    /// Leaves user code while the call goes on. A cancel signal still under way then finds nothing to raise.
+    pub(crate) fn leave(&self) {
+        if let Some(current) = &mut self.lock().current {
+            current.in_python = false;
+            current.pending = false;
+        }
+    }
+
+    /// Was the running call told to stop?
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.lock()
+            .current
+            .as_ref()
+            .is_some_and(|current| current.cancel_requested)
+    }
+
+    /// Cancels a call by id; true when it runs or waits.
+    pub(crate) fn cancel(&self, call_id: u64) -> bool {
+        let mut state = self.lock();
+        if state
+            .current
+            .as_ref()
+            .is_some_and(|current| current.info.call_id == call_id)
+        {
+            self.interrupt(&mut state);
+            return true;
+        }
+        if let Some(waiting) = state
+            .waiting
+            .iter_mut()
+            .find(|waiting| waiting.call_id == call_id)
+        {
+            waiting.cancelled = true;
+            return true;
+        }
+        // The two connections are not ordered: a cancel may overtake its call. One that comes late is
+        // recognised by the ids that have finished.
+        if !state.finished.contains(&call_id) {
+            if state.early.len() == EARLY {
+                state.early.pop_front();
+            }
+            state.early.push_back(call_id);
+        }
+        false
+    }
+
+    /// Cancels whatever runs.
+    pub(crate) fn cancel_running(&self) {
+        self.interrupt(&mut self.lock());
+    }
+
+    /// The flag is set on the call that is current now, under the lock, and the handler takes it under the
+    /// lock: a signal that arrives late finds the flag gone and does nothing.
+    fn interrupt(&self, state: &mut State) {
+        let Some(current) = &mut state.current else { return };
+        current.cancel_requested = true;
+        if current.in_python {
+            current.pending = true;
+            self.main.interrupt();
+        }
+        self.cancelled.notify_waiters();
+    }
+
+    /// Asked by the signal's Python handler: is there a cancel for the code that runs now?
+    pub(crate) fn take_interrupt(&self) -> bool {
+        match &mut self.lock().current {
+            Some(current) if current.in_python => std::mem::take(&mut current.pending),
+            _ => false,
+        }
+    }
+
+    /// The call whose user code runs, and whether it was told to stop.
+    pub(crate) fn current(&self) -> Option<(CallInfo, bool)> {
+        let state = self.lock();
+        let current = state.current.as_ref()?;
+        Some((current.info.clone(), current.cancel_requested))
+    }
+
+    /// The id of the running call.
+    pub(crate) fn current_id(&self) -> Option<u64> {
+        self.lock().current.as_ref().map(|current| current.info.call_id)
+    }
+
+    /// What is going on.
+    pub(crate) fn activity(&self) -> Activity {
+        let state = self.lock();
+        let running = state
+            .current
+            .as_ref()
+            .map(|current| (current.info.call_id, current.started.elapsed()));
+        Activity {
+            running,
+            calls: state.calls,
+        }
+    }
+
+    /// From now on calls are refused.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.lock().draining = true;
+        self.ended.notify_waiters();
+    }
+
+    fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.current.is_none() && state.waiting.is_empty()
+    }
+
+    /// Waits until no call runs or waits; only while draining.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            if self.is_idle() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What the operating system offers no safe wrapper for. The only `unsafe` outside of Python glue.
+#![expect(
+    unsafe_code,
+    reason = "libc calls without a safe wrapper, each with its invariant"
+)]
+
+use std::io;
+
+/// The signal that interrupts the running call: `SIGRTMIN + 1`.
+///
+/// A real-time signal is used because no library claims one by default, and the second because some
+/// debuggers and sanitizers take the first.
+pub(crate) fn cancel_signal() -> i32 {
+    libc::SIGRTMIN() + 1
+}
+
+/// A thread that outlives every holder of this value: the process's main thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MainThread(libc::pthread_t);
+
+impl MainThread {
+    /// The calling thread, which must be the main one.
+    pub(crate) fn current() -> Self {
+        // SAFETY: has no preconditions.
+        Self(unsafe { libc::pthread_self() })
+    }
+
+    /// Sends it the cancel signal, which makes blocking system calls return and Python run its handler.
+    pub(crate) fn interrupt(self) {
+        // SAFETY: the main thread ends only together with the process, so its id stays valid.
+        let result = unsafe { libc::pthread_kill(self.0, cancel_signal()) };
+        debug_assert_eq!(result, 0, "the signal number is valid and the thread alive");
+    }
+}
+
+/// Blocks every signal in the calling thread, so that signals to the process reach Python's main thread.
+pub(crate) fn block_all_signals() {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for writes.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: `sigfillset` above initialised the set, and the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Puts `/dev/null` on descriptor 0, so that user code that reads standard input sees its end.
+pub(crate) fn null_stdin() -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: the source is open; descriptor 0 belongs to this process and no Rust value owns it.
+    match unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes descriptors by number in a forked child, where the values that own them never run again.
+pub(crate) fn close_in_child(descriptors: &[i32]) {
+    for &fd in descriptors {
+        // SAFETY: a child of fork owns its copies; it never returns to the code that holds the owners.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers, no wait for other threads.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: has no preconditions and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Is the descriptor still open?
+pub(crate) fn is_open(fd: i32) -> bool {
+    // SAFETY: F_GETFD reads a flag and takes no pointer; a closed descriptor is an error, not undefined.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}

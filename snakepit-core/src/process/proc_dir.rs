@@ -1,0 +1,173 @@
+//! `/proc/PID`, held open: reads of it concern one process or fail, never a later one with the same pid.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, readlinkat, statat};
+
+use super::Stat;
+
+/// An open `/proc/PID`. The kernel binds it to the process, not to the number: once the process is reaped,
+/// reads answer `ESRCH` or `ENOENT`.
+#[derive(Debug)]
+pub(super) struct ProcDir(OwnedFd);
+
+impl ProcDir {
+    /// Opens it; `None` when there is no such process.
+    pub(super) fn open(pid: u32) -> io::Result<Option<Self>> {
+        gone_is_none(open_dir(CWD, format!("/proc/{pid}")).map(Self))
+    }
+
+    /// The state of the process; `None` once it is reaped.
+    pub(super) fn stat(&self) -> io::Result<Option<Stat>> {
+        let mut buffer = Vec::with_capacity(512);
+        match gone_is_none(read_at(&self.0, c"stat", &mut buffer))? {
+            Some(()) => Stat::parse(&buffer).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The pids in the `children` files of all its threads, proc_tid_children(5). `None` when the process is
+    /// gone; `Err(Unsupported)` when the kernel was built without `CONFIG_PROC_CHILDREN`.
+    pub(super) fn children(&self) -> io::Result<Option<Vec<u32>>> {
+        let Some(tasks) = gone_is_none(open_dir(&self.0, c"task"))? else {
+            return Ok(None);
+        };
+        let mut pids = Vec::new();
+        let mut text = Vec::new();
+        for tid in numbers_in(&tasks)? {
+            let Some(task) = gone_is_none(open_dir(&tasks, tid.to_string()))? else {
+                continue;
+            };
+            text.clear();
+            match read_at(&task, c"children", &mut text) {
+                Ok(()) => pids.extend(parse_numbers(&text)),
+                // The thread ended, or the file does not exist at all: its siblings tell which.
+                Err(error) if is_gone(&error) => {
+                    if statat(&task, c"stat", AtFlags::empty()).is_ok() {
+                        return Err(io::ErrorKind::Unsupported.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(pids))
+    }
+
+    /// Its environment, appended to `buffer`: variables ended by NUL, proc_pid_environ(5). `Ok(false)` when it
+    /// has none to show: a zombie, a kernel thread, or an empty environment.
+    ///
+    /// # Errors
+    /// `EACCES` for another user's process.
+    pub(super) fn environ(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        gone_is_none(read_environ(&self.0, "", buffer)).map(|read| read.unwrap_or(false))
+    }
+}
+
+/// The environment of the process at `prefix` (empty, or a directory with its slash) below `dir`, as [`ProcDir::environ`] reads it.
+///
+/// Two cases hide a living process behind an empty file: it is just executing a program (the new memory has no
+/// environment yet), or its first thread has ended and the others go on (the file shows the first thread's).
+pub(super) fn read_environ(dir: &OwnedFd, prefix: &str, buffer: &mut Vec<u8>) -> io::Result<bool> {
+    /// Execve(2) fills in the environment within microseconds of switching the memory.
+    const RETRIES: u32 = 20;
+    let path = |tail: &str| format!("{prefix}{tail}");
+    let start = buffer.len();
+    for attempt in 0..=RETRIES {
+        read_at_str(dir, &path("environ"), buffer)?;
+        if buffer.len() > start {
+            return Ok(true);
+        }
+        // Only what has memory has an executable: kernel threads and zombies answer ENOENT.
+        match readlinkat(dir, path("exe"), Vec::new()) {
+            Ok(_) if attempt < RETRIES => std::thread::sleep(std::time::Duration::from_micros(50)),
+            Ok(_) => return Ok(false),
+            Err(_) => break,
+        }
+    }
+    // A directory has two links of its own; a third is the first thread, a fourth one that outlived it.
+    if statat(dir, path("task"), AtFlags::empty())?.st_nlink <= 3 {
+        return Ok(false);
+    }
+    for tid in numbers_in(&open_dir(dir, path("task"))?)? {
+        let read = read_at_str(dir, &path(&format!("task/{tid}/environ")), buffer);
+        if gone_is_none(read)?.is_some() && buffer.len() > start {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// All pids in `/proc`, and the directory they were read from.
+pub(super) fn all_pids() -> io::Result<(OwnedFd, Vec<u32>)> {
+    let proc = open_dir(CWD, c"/proc")?;
+    let pids = numbers_in(&proc)?;
+    Ok((proc, pids))
+}
+
+/// The state of a process by its pid; `None` when there is none.
+pub(super) fn stat_of(proc: &OwnedFd, pid: u32, buffer: &mut Vec<u8>) -> io::Result<Option<Stat>> {
+    buffer.clear();
+    match gone_is_none(read_at_str(proc, &format!("{pid}/stat"), buffer))? {
+        Some(()) => Stat::parse(buffer).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn open_dir(dir: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(dir, path, flags, Mode::empty())?)
+}
+
+fn read_at_str(dir: &OwnedFd, path: &str, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let file = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_all(&file, buffer)
+}
+
+fn read_at(dir: &OwnedFd, path: &CStr, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let file = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_all(&file, buffer)
+}
+
+fn read_all(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        buffer.reserve(4096);
+        match rustix::io::read(file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn numbers_in(dir: &OwnedFd) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
+}
+
+fn parse_numbers(text: &[u8]) -> impl Iterator<Item = u32> {
+    text.split(|byte| byte.is_ascii_whitespace())
+        .filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
+}
+
+/// Whether an error says that the process ended meanwhile.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,172 @@
+//! What a starter's handles and its task share.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{StarterExit, keeper::Board};
+use crate::{
+    id::SlotId,
+    supervision::{Shutdown, SlotState, SlotStatus},
+    worker::Worker,
+};
+
+/// A starter's state as its handles see it. One small allocation: channels would cost more than the rest of
+/// the starter.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) slot: SlotId,
+    inner: Mutex<Inner>,
+    /// Wakes the task when `asked` has changed.
+    asked: Notify,
+    /// Wakes the waiters when `exit` is there.
+    ended: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shown: Shown,
+    worker: Option<Arc<dyn Worker>>,
+    resources: Option<Arc<Board>>,
+    restarts: u64,
+    last_failure: Option<Arc<str>>,
+    asked: Option<Shutdown>,
+    exit: Option<StarterExit>,
+}
+
+/// What the status shows, with a time instead of what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Starting,
+    Serving,
+    Ending,
+    Pausing(Instant),
+    Idle,
+    Terminating,
+    Terminated,
+}
+
+impl Shared {
+    pub(super) fn new(slot: SlotId) -> Self {
+        Self {
+            slot,
+            inner: Mutex::new(Inner {
+                shown: Shown::Starting,
+                worker: None,
+                resources: None,
+                restarts: 0,
+                last_failure: None,
+                asked: None,
+                exit: None,
+            }),
+            asked: Notify::new(),
+            ended: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is a plain assignment: a panic cannot have left it half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn status(&self) -> SlotStatus {
+        let inner = self.lock();
+        let state = match inner.shown {
+            Shown::Starting => SlotState::Starting,
+            Shown::Serving => SlotState::Serving,
+            Shown::Ending => SlotState::Ending,
+            Shown::Pausing(until) => SlotState::Pausing {
+                left: until.saturating_duration_since(Instant::now()),
+            },
+            Shown::Idle => SlotState::Idle,
+            Shown::Terminating => SlotState::Terminating,
+            Shown::Terminated => SlotState::Terminated,
+        };
+        let mut status = SlotStatus::new(self.slot, state);
+        status.worker = inner.worker.as_ref().map(|worker| worker.id());
+        status.pid = inner.worker.as_ref().and_then(|worker| worker.pid());
+        status.restarts = inner.restarts;
+        status.last_failure.clone_from(&inner.last_failure);
+        let resources = inner.resources.clone();
+        drop(inner);
+        // A resource is foreign code: it is asked without the lock.
+        if let Some(board) = resources {
+            (status.resources, status.metrics) = board.status();
+        }
+        status
+    }
+
+    pub(super) fn show(&self, shown: Shown, restarts: u64) {
+        let mut inner = self.lock();
+        inner.shown = shown;
+        inner.restarts = restarts;
+    }
+
+    pub(super) fn set_worker(&self, worker: Option<Arc<dyn Worker>>) {
+        // Dropped outside of the lock: it may be the last handle, and a worker's drop is foreign code.
+        let _old = std::mem::replace(&mut self.lock().worker, worker);
+    }
+
+    pub(super) fn set_resources(&self, board: Option<Arc<Board>>) {
+        let _old = std::mem::replace(&mut self.lock().resources, board);
+    }
+
+    pub(super) fn set_failure(&self, cause: Arc<str>) {
+        self.lock().last_failure = Some(cause);
+    }
+
+    pub(super) fn last_failure(&self) -> Option<Arc<str>> {
+        self.lock().last_failure.clone()
+    }
+
+    /// Asks for the end. Asking again matters only when it is for less time.
+    pub(super) fn ask(&self, shutdown: Shutdown) {
+        let mut inner = self.lock();
+        let wanted = inner.asked.map_or(shutdown, |asked| asked.min(shutdown));
+        if inner.exit.is_none() && inner.asked != Some(wanted) {
+            inner.asked = Some(wanted);
+            self.asked.notify_one();
+        }
+    }
+
+    /// Resolves once after each request.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// The time a worker has to end: as asked, or no drain and this grace when nobody asked.
+    pub(super) fn end_times(&self, grace: Duration) -> Shutdown {
+        let drain = Duration::ZERO;
+        self.lock().asked.unwrap_or(Shutdown { drain, grace })
+    }
+
+    /// Reports the end, once.
+    pub(super) fn finish(&self, exit: StarterExit) {
+        let (worker, resources) = {
+            let mut inner = self.lock();
+            inner.exit.get_or_insert(exit);
+            inner.shown = Shown::Terminated;
+            (inner.worker.take(), inner.resources.take())
+        };
+        drop((worker, resources));
+        self.ended.notify_waiters();
+    }
+
+    pub(super) fn exit(&self) -> Option<StarterExit> {
+        self.lock().exit.clone()
+    }
+
+    /// Resolves when the end is reported.
+    pub(super) async fn ended(&self) -> StarterExit {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(exit) = self.exit() {
+                return exit;
+            }
+            ended.await;
+        }
+    }
+}
