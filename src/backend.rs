@@ -36,7 +36,11 @@ pub enum BackendError {
 
 fn names(backends: impl IntoIterator<Item = Backend>) -> String {
     let names: Vec<_> = backends.into_iter().map(Backend::name).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 impl Backend {
@@ -89,7 +93,9 @@ impl FromStr for Backend {
         Self::ALL
             .into_iter()
             .find(|backend| backend.name() == name)
-            .ok_or_else(|| BackendError::Unknown { name: name.to_owned() })
+            .ok_or_else(|| BackendError::Unknown {
+                name: name.to_owned(),
+            })
     }
 }
 
@@ -106,7 +112,10 @@ mod tests {
 
     #[test]
     fn an_absent_backend_names_its_feature() {
-        let error = BackendError::Absent { backend: Backend::Port }.to_string();
+        let error = BackendError::Absent {
+            backend: Backend::Port,
+        }
+        .to_string();
         assert!(error.contains("`backend-port`"), "{error}");
     }
 }

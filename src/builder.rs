@@ -1,19 +1,13 @@
 //! Settings of a pool and the choices behind it.
 
-use std::{
-    ffi::OsString,
-    num::NonZeroUsize,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use snakepit_core::{
     event::Events,
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
     pool::{Pool as CorePool, PoolStartError},
-    supervision::{MetricsCollectorFactory, ResourceFactory, Shutdown},
+    supervision::{ResourceFactory, Shutdown},
     worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
@@ -88,12 +82,18 @@ impl PoolBuilder {
 
     /// The pool's name in events, logs and errors. Default `default`.
     pub fn name(self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..self }
+        Self {
+            name: name.into(),
+            ..self
+        }
     }
 
     /// Worker slots; at least 1. Default: the CPUs this process may use.
     pub fn workers(self, workers: usize) -> Self {
-        Self { workers: Some(workers), ..self }
+        Self {
+            workers: Some(workers),
+            ..self
+        }
     }
 
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
@@ -116,7 +116,10 @@ impl PoolBuilder {
 
     /// The Python environment. Default: [`PythonEnv::discover`], when the pool starts.
     pub fn python(self, python: PythonEnv) -> Self {
-        Self { python: Some(python), ..self }
+        Self {
+            python: Some(python),
+            ..self
+        }
     }
 
     /// Runs another program than Python's worker runtime: anything that serves `snakepit.worker.v1`.
@@ -126,22 +129,34 @@ impl PoolBuilder {
         args: impl IntoIterator<Item = A>,
     ) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { program: Some((program.into(), args)), ..self }
+        Self {
+            program: Some((program.into(), args)),
+            ..self
+        }
     }
 
     /// The backend that starts the workers. Default: the first of [`Backend::compiled_in`].
     pub fn backend(self, backend: Backend) -> Self {
-        Self { backend: Some(backend), ..self }
+        Self {
+            backend: Some(backend),
+            ..self
+        }
     }
 
     /// A backend of your own; wins over [`backend`](Self::backend).
     pub fn launcher(self, launcher: Arc<dyn Launcher>) -> Self {
-        Self { launcher: Some(launcher), ..self }
+        Self {
+            launcher: Some(launcher),
+            ..self
+        }
     }
 
     /// Where started processes are recorded. Default: in memory, which orders the steps of a start and survives nothing.
     pub fn ledger(self, ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger: Some(ledger), ..self }
+        Self {
+            ledger: Some(ledger),
+            ..self
+        }
     }
 
     /// Adds a resource to every slot: started after its worker is ready, ended before it.
@@ -153,47 +168,74 @@ impl PoolBuilder {
     /// How often memory and CPU of each worker's process tree are sampled; `None` for never. Default 5 s: one scan of
     /// the process table serves all slots of the host.
     pub fn metrics(self, interval: Option<Duration>) -> Self {
-        Self { metrics: interval, ..self }
+        Self {
+            metrics: interval,
+            ..self
+        }
     }
 
     /// Callers that may wait; see [`core::pool::PoolBuilder::queue_limit`](snakepit_core::pool::PoolBuilder::queue_limit). Default 1,000.
     pub fn queue_limit(self, limit: Option<usize>) -> Self {
-        Self { queue_limit: Some(limit), ..self }
+        Self {
+            queue_limit: Some(limit),
+            ..self
+        }
     }
 
     /// Deadline of calls that set none, over queue and execution. Default: none.
     pub fn deadline(self, deadline: Duration) -> Self {
-        Self { deadline: Some(deadline), ..self }
+        Self {
+            deadline: Some(deadline),
+            ..self
+        }
     }
 
     /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s.
     pub fn cancel_grace(self, grace: Duration) -> Self {
-        Self { cancel_grace: Some(grace), ..self }
+        Self {
+            cancel_grace: Some(grace),
+            ..self
+        }
     }
 
     /// How long one worker may take from launch to ready, imports included. Default 30 s.
     pub fn start_deadline(self, deadline: Duration) -> Self {
-        Self { start_deadline: Some(deadline), ..self }
+        Self {
+            start_deadline: Some(deadline),
+            ..self
+        }
     }
 
     /// How long [`start`](Self::start) waits for the workers. Default 60 s.
     pub fn start_timeout(self, timeout: Duration) -> Self {
-        Self { start_timeout: Some(timeout), ..self }
+        Self {
+            start_timeout: Some(timeout),
+            ..self
+        }
     }
 
     /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s.
     pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
-        Self { heartbeat: Some(heartbeat), ..self }
+        Self {
+            heartbeat: Some(heartbeat),
+            ..self
+        }
     }
 
     /// Python logging records below this level number stay in the worker. Default 20, `INFO`.
     pub fn log_level(self, level: u32) -> Self {
-        Self { log_level: Some(level), ..self }
+        Self {
+            log_level: Some(level),
+            ..self
+        }
     }
 
     /// How the pool is ended. Default: 5 s for running calls, 5 s from SIGTERM to SIGKILL.
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
-        Self { shutdown: Some(shutdown), ..self }
+        Self {
+            shutdown: Some(shutdown),
+            ..self
+        }
     }
 
     /// Starts the pool and returns when every slot serves.
@@ -221,7 +263,10 @@ impl PoolBuilder {
             }
             None => {
                 let python = discover(self.python).await?;
-                let workers = self.workers.and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+                let workers = self
+                    .workers
+                    .and_then(NonZeroUsize::new)
+                    .unwrap_or(NonZeroUsize::MIN);
                 let command = python.command(workers);
                 (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
                 Some(python)
@@ -234,7 +279,8 @@ impl PoolBuilder {
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);
 
-        let mut pool = CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
+        let mut pool =
+            CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
         if let Some(workers) = self.workers {
             pool = pool.workers(workers);
         }
@@ -249,9 +295,6 @@ impl PoolBuilder {
         }
         if let Some(shutdown) = self.shutdown {
             pool = pool.shutdown(shutdown);
-        }
-        if let Some(interval) = self.metrics {
-            pool = pool.resource(Arc::new(MetricsCollectorFactory::with_interval(interval)));
         }
         for resource in self.resources {
             pool = pool.resource(resource);
@@ -268,7 +311,9 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 fn default_backend(chosen: Option<Backend>) -> Backend {
     // With none compiled in, the first one names the feature that brings it.
-    chosen.or_else(|| Backend::compiled_in().next()).unwrap_or(Backend::Port)
+    chosen
+        .or_else(|| Backend::compiled_in().next())
+        .unwrap_or(Backend::Port)
 }
 
 async fn discover(python: Option<PythonEnv>) -> Result<PythonEnv, StartError> {

@@ -22,19 +22,19 @@
 //! - `backend-port` (default): workers are direct children whose standard input is the channel.
 //! - `cli` (default): the `snakepit` command.
 
+#[cfg(feature = "backend-port")]
+pub use snakepit_backend_port as backend_port;
 pub use snakepit_core as core;
 pub use snakepit_core::{
     event::{Event, EventKind},
     pool::{
-        CallError, CallErrorKind, CallFailed, DeadlineExceeded, Items, Phase, PoolStartError, PoolStatus, Request,
-        WorkerLost,
+        CallError, CallErrorKind, CallFailed, DeadlineExceeded, Items, Phase, PoolStartError, PoolStatus,
+        Request, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
     worker::{StartError, StartErrorKind},
 };
-#[cfg(feature = "backend-port")]
-pub use snakepit_backend_port as backend_port;
 
 mod backend;
 mod builder;

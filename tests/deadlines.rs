@@ -16,18 +16,29 @@ async fn overdue(pool: &Pool, function: &str, args: impl serde::Serialize) {
     let began = Instant::now();
     let request = pool.request(function).args(&args).unwrap().deadline(SHORT);
     let error = request.send::<Value>().await.unwrap_err();
-    assert!(matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_some()), "{error}");
+    assert!(
+        matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_some()),
+        "{error}"
+    );
     assert!(began.elapsed() < SHORT + LATE, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_past_its_deadline_is_interrupted_and_its_worker_stays() {
-    let pool = builder().cancel_grace(Duration::from_secs(30)).start().await.unwrap();
+    let pool = builder()
+        .cancel_grace(Duration::from_secs(30))
+        .start()
+        .await
+        .unwrap();
     let pid = worker_pid(&pool).await;
     for (function, seconds) in [("slow:sleep", 60), ("slow:spin", 60), ("slow:wait_for_lock", 60)] {
         let began = Instant::now();
         overdue(&pool, function, (seconds,)).await;
-        assert_eq!(pool.call::<_, u32>("slow:pid", ()).await.unwrap(), pid, "{function}");
+        assert_eq!(
+            pool.call::<_, u32>("slow:pid", ()).await.unwrap(),
+            pid,
+            "{function}"
+        );
         assert!(began.elapsed() < Duration::from_secs(20), "{function}");
     }
     pool.shutdown().await;
@@ -35,7 +46,11 @@ async fn a_call_past_its_deadline_is_interrupted_and_its_worker_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_ignores_its_cancel_loses_its_worker() {
-    let pool = builder().cancel_grace(Duration::from_millis(200)).start().await.unwrap();
+    let pool = builder()
+        .cancel_grace(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
     let pid = worker_pid(&pool).await;
     overdue(&pool, "slow:stubborn", (60,)).await;
     assert_ne!(pool.call::<_, u32>("slow:pid", ()).await.unwrap(), pid);
@@ -44,7 +59,11 @@ async fn a_call_that_ignores_its_cancel_loses_its_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_holds_while_c_code_holds_the_gil() {
-    let pool = builder().cancel_grace(Duration::from_millis(200)).start().await.unwrap();
+    let pool = builder()
+        .cancel_grace(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
     let pid = worker_pid(&pool).await;
     overdue(&pool, "holds_gil:hold", (60,)).await;
     assert_ne!(pool.call::<_, u32>("slow:pid", ()).await.unwrap(), pid);
@@ -59,8 +78,16 @@ async fn a_deadline_in_the_queue_executes_nothing() {
         async move { pool.call::<_, Value>("slow:sleep", (1.5,)).await }
     });
     until("it runs", async || pool.status().await.busy == 1).await;
-    let error = pool.request("slow:pid").deadline(SHORT).send::<Value>().await.unwrap_err();
-    assert!(matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_none()), "{error}");
+    let error = pool
+        .request("slow:pid")
+        .deadline(SHORT)
+        .send::<Value>()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_none()),
+        "{error}"
+    );
     assert!(!error.may_have_executed());
     busy.await.unwrap().unwrap();
     assert_eq!(pool.status().await.workers[0].calls, 1);
@@ -69,7 +96,11 @@ async fn a_deadline_in_the_queue_executes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_interrupts_its_call() {
-    let pool = builder().cancel_grace(Duration::from_secs(30)).start().await.unwrap();
+    let pool = builder()
+        .cancel_grace(Duration::from_secs(30))
+        .start()
+        .await
+        .unwrap();
     let pid = worker_pid(&pool).await;
     let caller = tokio::spawn({
         let pool = pool.clone();
@@ -89,7 +120,10 @@ async fn a_cancel_never_hits_the_next_call() {
     for round in 0..200 {
         // A deadline about as long as the call, so that the cancel and the answer cross.
         let request = pool.request("slow:sleep").args(&(0.002,)).unwrap();
-        let _ = request.deadline(Duration::from_micros(1500 + 10 * round)).send::<Value>().await;
+        let _ = request
+            .deadline(Duration::from_micros(1500 + 10 * round))
+            .send::<Value>()
+            .await;
         pool.call::<_, u32>("slow:sleep", (0.0005,)).await.unwrap();
     }
     pool.shutdown().await;

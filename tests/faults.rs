@@ -7,7 +7,10 @@ use std::time::Duration;
 use common::{Undertaker, builder, is_gone, until, worker_pid};
 use snakepit::{
     CallError, EventKind, Pool, RemoteErrorKind, Value, WorkerLost,
-    core::{process::ExitOutcome, worker::{DownReason, Heartbeat}},
+    core::{
+        process::ExitOutcome,
+        worker::{DownReason, Heartbeat},
+    },
 };
 
 async fn lost(pool: &Pool, function: &str, args: impl serde::Serialize) -> Box<WorkerLost> {
@@ -31,7 +34,10 @@ async fn sys_exit_and_base_exceptions_are_the_calls_errors_and_the_worker_stays(
     let error = pool.call::<_, Value>("exits:sys_exit", (3,)).await.unwrap_err();
     let remote = error.remote().unwrap();
     assert_eq!((remote.kind, remote.exit_code), (RemoteErrorKind::SystemExit, 3));
-    let error = pool.call::<_, Value>("exits:base_exception", ()).await.unwrap_err();
+    let error = pool
+        .call::<_, Value>("exits:base_exception", ())
+        .await
+        .unwrap_err();
     let remote = error.remote().unwrap();
     assert_eq!(remote.kind, RemoteErrorKind::Raised);
     assert_eq!(remote.exception().unwrap().type_name, "exits.Unusual");
@@ -45,7 +51,10 @@ async fn an_exit_from_c_is_told_with_its_code() {
     let pid = worker_pid(&pool).await;
     let lost = lost(&pool, "exits:os_exit", (7,)).await;
     assert_eq!(lost.down.outcome, Some(ExitOutcome::Exited(7)));
-    assert_eq!((lost.down.reason.clone(), lost.pid), (DownReason::Exited, Some(pid)));
+    assert_eq!(
+        (lost.down.reason.clone(), lost.pid),
+        (DownReason::Exited, Some(pid))
+    );
     serves_again(&pool, pid).await;
     pool.shutdown().await;
 }
@@ -55,7 +64,16 @@ async fn a_segfault_is_told_with_its_signal_and_the_last_words() {
     let pool = builder().start().await.unwrap();
     let pid = worker_pid(&pool).await;
     let lost = lost(&pool, "exits:segfault", ()).await;
-    assert!(matches!(lost.down.outcome, Some(ExitOutcome::Signaled { signal: libc::SIGSEGV, .. })), "{lost}");
+    assert!(
+        matches!(
+            lost.down.outcome,
+            Some(ExitOutcome::Signaled {
+                signal: libc::SIGSEGV,
+                ..
+            })
+        ),
+        "{lost}"
+    );
     assert!(lost.to_string().contains("SIGSEGV"), "{lost}");
     let tail = &lost.down.stderr_tail;
     assert!(tail.contains("about to read address zero"), "{tail}");
@@ -102,7 +120,10 @@ async fn what_a_worker_started_ends_with_it() {
     // A worker that dies by itself cannot end its children any more; its backend does.
     let _ = lost(&pool, "exits:os_exit", (1,)).await;
     serves_again(&pool, pid).await;
-    assert!(is_gone(child) && is_gone(daemon), "the slot was refilled before its tree was empty");
+    assert!(
+        is_gone(child) && is_gone(daemon),
+        "the slot was refilled before its tree was empty"
+    );
     pool.shutdown().await;
 }
 
@@ -122,21 +143,34 @@ async fn shutdown_ends_what_workers_started() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_on_stderr_slows_nobody_down_for_good_and_the_end_of_it_is_kept() {
     let pool = builder().start().await.unwrap();
-    assert_eq!(pool.call::<_, u32>("floods_stderr:flood", (10,)).await.unwrap(), 10);
+    assert_eq!(
+        pool.call::<_, u32>("floods_stderr:flood", (10,)).await.unwrap(),
+        10
+    );
     let lost = lost(&pool, "floods_stderr:flood_and_die", (1,)).await;
-    assert!(lost.down.stderr_tail.ends_with("these are my last words\n"), "{}", lost.to_string());
+    assert!(
+        lost.down.stderr_tail.ends_with("these are my last words\n"),
+        "{}",
+        lost.to_string()
+    );
     assert!(lost.down.stderr_tail.len() <= 64 * 1024);
     pool.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_worker_is_noticed_and_replaced() {
-    let heartbeat = Heartbeat { interval: Duration::from_millis(100), stuck_after: Duration::from_secs(2) };
+    let heartbeat = Heartbeat {
+        interval: Duration::from_millis(100),
+        stuck_after: Duration::from_secs(2),
+    };
     let pool = builder().heartbeat(heartbeat).start().await.unwrap();
     let mut undertaker = Undertaker::default();
     let pid = worker_pid(&pool).await;
     undertaker.add(pid);
-    snakepit::core::process::Pidfd::open(pid).unwrap().signal(libc::SIGSTOP).unwrap();
+    snakepit::core::process::Pidfd::open(pid)
+        .unwrap()
+        .signal(libc::SIGSTOP)
+        .unwrap();
     let lost = lost(&pool, "slow:sleep", (60,)).await;
     assert_eq!(lost.down.reason, DownReason::Unresponsive(heartbeat.stuck_after));
     serves_again(&pool, pid).await;
@@ -146,7 +180,10 @@ async fn a_stopped_worker_is_noticed_and_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_computes_with_the_gil_held_is_not_taken_for_dead() {
-    let heartbeat = Heartbeat { interval: Duration::from_millis(50), stuck_after: Duration::from_millis(1500) };
+    let heartbeat = Heartbeat {
+        interval: Duration::from_millis(50),
+        stuck_after: Duration::from_millis(1500),
+    };
     let pool = builder().heartbeat(heartbeat).start().await.unwrap();
     let pid = worker_pid(&pool).await;
     assert_eq!(pool.call::<_, u32>("holds_gil:hold", (4,)).await.unwrap(), pid);
@@ -163,7 +200,11 @@ async fn a_kill_from_outside_costs_one_caller_and_the_others_go_on() {
     });
     until("it runs", async || pool.status().await.busy == 1).await;
     let status = pool.status().await;
-    let busy = status.workers.iter().find(|worker| worker.busy_for.is_some()).unwrap();
+    let busy = status
+        .workers
+        .iter()
+        .find(|worker| worker.busy_for.is_some())
+        .unwrap();
     let pid = busy.child.status.pid.unwrap();
     let others: Vec<_> = (0..20)
         .map(|_| {
@@ -171,8 +212,13 @@ async fn a_kill_from_outside_costs_one_caller_and_the_others_go_on() {
             tokio::spawn(async move { pool.call::<_, u32>("slow:sleep", (0.01,)).await })
         })
         .collect();
-    snakepit::core::process::Pidfd::open(pid).unwrap().signal(libc::SIGKILL).unwrap();
-    let CallError::WorkerLost(lost) = doomed.await.unwrap().unwrap_err() else { panic!("not lost") };
+    snakepit::core::process::Pidfd::open(pid)
+        .unwrap()
+        .signal(libc::SIGKILL)
+        .unwrap();
+    let CallError::WorkerLost(lost) = doomed.await.unwrap().unwrap_err() else {
+        panic!("not lost")
+    };
     assert_eq!(lost.pid, Some(pid));
     assert!(lost.to_string().contains("SIGKILL"), "{lost}");
     for other in others {

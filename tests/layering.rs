@@ -10,23 +10,39 @@ const ALLOWED: [(&str, &[&str]); 5] = [
     ("snakepit-core", &["snakepit-proto"]),
     ("snakepit-backend-port", &["snakepit-core"]),
     ("snakepit-python", &["snakepit-proto"]),
-    ("snakepit", &["snakepit-core", "snakepit-backend-port", "snakepit-python"]),
+    (
+        "snakepit",
+        &["snakepit-core", "snakepit-backend-port", "snakepit-python"],
+    ),
 ];
 
 #[test]
 fn crates_depend_on_each_other_only_along_the_allowed_arrows() {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--locked",
+            "--format-version",
+            "1",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let allowed = BTreeMap::from(ALLOWED);
     let mut seen = 0;
     for package in metadata["packages"].as_array().unwrap() {
         let name = package["name"].as_str().unwrap();
-        let arrows = allowed.get(name).unwrap_or_else(|| panic!("{name} has no place in the architecture yet"));
+        let arrows = allowed
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} has no place in the architecture yet"));
         for dependency in package["dependencies"].as_array().unwrap() {
             let to = dependency["name"].as_str().unwrap();
             if to.starts_with("snakepit") && dependency["kind"].is_null() {
@@ -35,5 +51,9 @@ fn crates_depend_on_each_other_only_along_the_allowed_arrows() {
         }
         seen += 1;
     }
-    assert_eq!(seen, ALLOWED.len(), "a crate of the architecture is missing from the workspace");
+    assert_eq!(
+        seen,
+        ALLOWED.len(),
+        "a crate of the architecture is missing from the workspace"
+    );
 }

@@ -20,27 +20,45 @@ async fn an_adapter_that_does_not_import_shows_its_traceback_at_once() {
     let began = Instant::now();
     let error = start_error(builder().adapter("fails_to_import").workers(3)).await;
     assert!(began.elapsed() < Duration::from_secs(20));
-    let StartErrorKind::Adapter(remote) = &error.kind else { panic!("{error:?}") };
+    let StartErrorKind::Adapter(remote) = &error.kind else {
+        panic!("{error:?}")
+    };
     let traceback = remote.traceback();
     assert!(traceback.contains("fails_to_import.py"), "{traceback}");
-    assert!(traceback.contains("RuntimeError: the model file is missing"), "{traceback}");
+    assert!(
+        traceback.contains("RuntimeError: the model file is missing"),
+        "{traceback}"
+    );
     assert!(is_gone(error.pid.unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_hook_that_fails_and_a_module_that_is_not_there_are_told() {
     let error = start_error(builder().adapter("fails_to_start")).await;
-    let StartErrorKind::Adapter(remote) = &error.kind else { panic!("{error:?}") };
-    assert!(remote.traceback().contains("no database at localhost"), "{}", remote.traceback());
+    let StartErrorKind::Adapter(remote) = &error.kind else {
+        panic!("{error:?}")
+    };
+    assert!(
+        remote.traceback().contains("no database at localhost"),
+        "{}",
+        remote.traceback()
+    );
     let error = start_error(builder().adapter("no_such_adapter")).await;
-    assert!(error_chain(&*error).contains("no_such_adapter"), "{}", error_chain(&*error));
+    assert!(
+        error_chain(&*error).contains("no_such_adapter"),
+        "{}",
+        error_chain(&*error)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_named() {
     let error = start_error(Pool::builder().program("/nonexistent/python", ["-V"])).await;
     let chain = error_chain(&*error);
-    assert!(chain.contains("/nonexistent/python") && chain.contains("No such file"), "{chain}");
+    assert!(
+        chain.contains("/nonexistent/python") && chain.contains("No such file"),
+        "{chain}"
+    );
     assert!(error.source().is_some());
 }
 
@@ -60,25 +78,44 @@ async fn a_worker_that_never_answers_the_handshake_is_ended_at_the_start_deadlin
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_leaves_before_the_handshake_is_told_with_its_words() {
     let script = "echo cannot find the licence >&2; exit 9";
-    let pool = Pool::builder().workers(1).program("sh", ["-c", script]).start_timeout(Duration::from_secs(2));
+    let pool = Pool::builder()
+        .workers(1)
+        .program("sh", ["-c", script])
+        .start_timeout(Duration::from_secs(2));
     let error = start_error(pool).await;
     assert!(matches!(error.kind, StartErrorKind::Exited), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("exited with code 9") && text.contains("cannot find the licence"), "{text}");
+    assert!(
+        text.contains("exited with code 9") && text.contains("cannot find the licence"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adapter_that_breaks_later_backs_off_and_callers_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let adapter = dir.path().join("fragile.py");
-    std::fs::write(&adapter, "import os\ndef die(): os._exit(1)\ndef ok(): return 1\n").unwrap();
-    let pool = builder().path(dir.path()).adapter("fragile").start().await.unwrap();
+    std::fs::write(
+        &adapter,
+        "import os\ndef die(): os._exit(1)\ndef ok(): return 1\n",
+    )
+    .unwrap();
+    let pool = builder()
+        .path(dir.path())
+        .adapter("fragile")
+        .start()
+        .await
+        .unwrap();
     let mut events = pool.events();
     std::fs::write(&adapter, "raise RuntimeError('half deployed')\n").unwrap();
     pool.call::<_, Value>("die", ()).await.unwrap_err();
     let began = Instant::now();
     let error = pool.call::<_, Value>("ok", ()).await.unwrap_err();
-    assert!(error_chain(&error).contains("half deployed"), "{}", error_chain(&error));
+    assert!(
+        error_chain(&error).contains("half deployed"),
+        "{}",
+        error_chain(&error)
+    );
     assert!(began.elapsed() < Duration::from_secs(20));
     // It does not spin: a series of restarts is spread out, then the slot rests.
     let mut starts = 0;
@@ -99,11 +136,24 @@ async fn a_pool_whose_start_is_abandoned_leaves_nothing() {
     let pid_file = dir.path().join("pid");
     std::fs::write(
         dir.path().join("slow_start.py"),
-        format!("import os, time\nopen({:?}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n", pid_file),
+        format!(
+            "import os, time\nopen({:?}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n",
+            pid_file
+        ),
     )
     .unwrap();
-    let start = tokio::spawn(builder().path(dir.path()).path(fixtures()).adapter("slow_start").start());
-    let read_pid = || std::fs::read_to_string(&pid_file).ok().and_then(|text| text.parse::<u32>().ok());
+    let start = tokio::spawn(
+        builder()
+            .path(dir.path())
+            .path(fixtures())
+            .adapter("slow_start")
+            .start(),
+    );
+    let read_pid = || {
+        std::fs::read_to_string(&pid_file)
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok())
+    };
     until("the adapter is importing", async || read_pid().is_some()).await;
     let pid = read_pid().unwrap();
     start.abort();

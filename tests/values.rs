@@ -28,18 +28,44 @@ async fn typed_values_cross_both_ways() {
     let pool = pool().await;
     let hypotenuse: f64 = pool.call("math:hypot", (3, 4)).await.unwrap();
     assert_eq!(hypotenuse, 5.0);
-    let point = Point { x: -0.5, label: Some("ü".into()) };
-    assert_eq!(pool.call::<_, Point>("values:same", (&point,)).await.unwrap(), point);
+    let point = Point {
+        x: -0.5,
+        label: Some("ü".into()),
+    };
+    assert_eq!(
+        pool.call::<_, Point>("values:same", (&point,)).await.unwrap(),
+        point
+    );
     let bytes = vec![0_u8, 255, 1];
-    assert_eq!(pool.call::<_, Vec<u8>>("values:same", (&bytes,)).await.unwrap(), bytes);
+    assert_eq!(
+        pool.call::<_, Vec<u8>>("values:same", (&bytes,)).await.unwrap(),
+        bytes
+    );
     let map = BTreeMap::from([("a".to_owned(), vec![1_i64, i64::MIN]), (String::new(), vec![])]);
-    assert_eq!(pool.call::<_, BTreeMap<String, Vec<i64>>>("values:same", (&map,)).await.unwrap(), map);
-    assert_eq!(pool.call::<_, u64>("values:same", (u64::MAX,)).await.unwrap(), u64::MAX);
-    assert!(pool.call::<_, f64>("values:same", (f64::NAN,)).await.unwrap().is_nan());
+    assert_eq!(
+        pool.call::<_, BTreeMap<String, Vec<i64>>>("values:same", (&map,))
+            .await
+            .unwrap(),
+        map
+    );
+    assert_eq!(
+        pool.call::<_, u64>("values:same", (u64::MAX,)).await.unwrap(),
+        u64::MAX
+    );
+    assert!(
+        pool.call::<_, f64>("values:same", (f64::NAN,))
+            .await
+            .unwrap()
+            .is_nan()
+    );
     pool.call::<_, ()>("values:same", ((),)).await.unwrap();
     let request = pool.request("values:echo").args(&(1,)).unwrap();
-    let answer: (Vec<i64>, HashMap<String, bool>) =
-        request.kwargs(&HashMap::from([("flag", true)])).unwrap().send().await.unwrap();
+    let answer: (Vec<i64>, HashMap<String, bool>) = request
+        .kwargs(&HashMap::from([("flag", true)]))
+        .unwrap()
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer, (vec![1], HashMap::from([("flag".to_owned(), true)])));
     pool.shutdown().await;
 }
@@ -48,10 +74,19 @@ async fn typed_values_cross_both_ways() {
 async fn python_only_values_arrive_as_what_they_are() {
     let pool = pool().await;
     let moments: Value = pool.call("values:moments", ()).await.unwrap();
-    assert_eq!(moments.get("at"), Some(&Value::DateTime("2026-01-31T12:00:00+00:00".into())));
+    assert_eq!(
+        moments.get("at"),
+        Some(&Value::DateTime("2026-01-31T12:00:00+00:00".into()))
+    );
     assert_eq!(moments.get("price"), Some(&Value::Decimal("1.10".into())));
-    assert_eq!(moments.get("tags"), Some(&Value::Set(vec![Value::Str("a".into())])));
-    assert_eq!(pool.call::<_, Value>("values:same", (&moments,)).await.unwrap(), moments);
+    assert_eq!(
+        moments.get("tags"),
+        Some(&Value::Set(vec![Value::Str("a".into())]))
+    );
+    assert_eq!(
+        pool.call::<_, Value>("values:same", (&moments,)).await.unwrap(),
+        moments
+    );
     pool.shutdown().await;
 }
 
@@ -76,7 +111,12 @@ async fn an_array_crosses_where_numpy_is_and_says_so_where_it_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_nested_and_large_values_cross() {
     let pool = pool().await;
-    assert_eq!(pool.call::<_, Value>("values:same", (Vec::<i64>::new(),)).await.unwrap(), Value::Array(vec![]));
+    assert_eq!(
+        pool.call::<_, Value>("values:same", (Vec::<i64>::new(),))
+            .await
+            .unwrap(),
+        Value::Array(vec![])
+    );
     pool.call::<_, Value>("values:nested", (100,)).await.unwrap();
     let size = 64 << 20;
     let large: Value = pool.call("values:zeros", (size,)).await.unwrap();
@@ -92,7 +132,10 @@ async fn what_cannot_be_represented_is_named_with_its_path() {
     assert_eq!(error.path, r#"result["bad"][1]"#);
     assert!(error.message.contains("object"), "{error}");
     let error = remote(&pool, "values:big_int", ()).await;
-    assert!(error.kind == RemoteErrorKind::BadResult && error.message.contains("65"), "{error}");
+    assert!(
+        error.kind == RemoteErrorKind::BadResult && error.message.contains("65"),
+        "{error}"
+    );
     let error = remote(&pool, "values:nested", (100_000,)).await;
     assert_eq!(error.kind, RemoteErrorKind::BadResult);
     pool.shutdown().await;
@@ -103,12 +146,20 @@ async fn unknown_names_are_that_calls_error_at_once_and_near_ones_are_offered() 
     let pool = pool().await;
     let error = remote(&pool, "values:ecko", ()).await;
     assert_eq!(error.kind, RemoteErrorKind::UnknownFunction);
-    assert!(error.suggestions.contains(&"values:echo".to_owned()) || error.suggestions.contains(&"echo".to_owned()), "{error:?}");
+    assert!(
+        error.suggestions.contains(&"values:echo".to_owned())
+            || error.suggestions.contains(&"echo".to_owned()),
+        "{error:?}"
+    );
     let error = remote(&pool, "no_such_module:f", ()).await;
     assert_eq!(error.kind, RemoteErrorKind::UnknownModule);
     let error = remote(&pool, "fails_to_import:f", ()).await;
     assert_eq!(error.kind, RemoteErrorKind::UnknownModule);
-    assert!(error.traceback().contains("the model file is missing"), "{}", error.traceback());
+    assert!(
+        error.traceback().contains("the model file is missing"),
+        "{}",
+        error.traceback()
+    );
     let error = remote(&pool, "bare", ()).await;
     assert_eq!(error.kind, RemoteErrorKind::UnknownFunction);
     pool.shutdown().await;
@@ -128,11 +179,17 @@ async fn an_exception_comes_with_its_cause_and_traceback_and_the_worker_stays() 
     let pool = pool().await;
     let before: u32 = pool.call("exits:pid", ()).await.unwrap();
     let error = pool.call::<_, Value>("values:fail", ()).await.unwrap_err();
-    let CallError::Failed(failed) = &error else { panic!("{error}") };
+    let CallError::Failed(failed) = &error else {
+        panic!("{error}")
+    };
     assert_eq!(failed.pid, Some(before));
     let remote = &failed.error;
     assert_eq!(remote.kind, RemoteErrorKind::Raised);
-    let types: Vec<_> = remote.exceptions.iter().map(|e| (e.type_name.as_str(), e.is_cause)).collect();
+    let types: Vec<_> = remote
+        .exceptions
+        .iter()
+        .map(|e| (e.type_name.as_str(), e.is_cause))
+        .collect();
     assert_eq!(types, [("ValueError", false), ("KeyError", true)]);
     let traceback = remote.traceback();
     let cause = traceback.find("KeyError: 'missing'").unwrap();
@@ -147,7 +204,13 @@ async fn an_exception_comes_with_its_cause_and_traceback_and_the_worker_stays() 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_yield_in_order_and_errors_come_after_the_items() {
     let pool = pool().await;
-    let mut stream = pool.request("values:numbers").args(&(100,)).unwrap().stream::<u32>().await.unwrap();
+    let mut stream = pool
+        .request("values:numbers")
+        .args(&(100,))
+        .unwrap()
+        .stream::<u32>()
+        .await
+        .unwrap();
     for expected in 0..100 {
         assert_eq!(stream.next().await.unwrap().unwrap(), expected);
     }
@@ -158,7 +221,10 @@ async fn streams_yield_in_order_and_errors_come_after_the_items() {
         assert_eq!(stream.next().await.unwrap().unwrap(), expected);
     }
     let error = stream.next().await.unwrap().unwrap_err();
-    assert_eq!(error.remote().unwrap().exception().unwrap().message, "the well is dry");
+    assert_eq!(
+        error.remote().unwrap().exception().unwrap().message,
+        "the well is dry"
+    );
     assert!(stream.next().await.is_none());
     pool.shutdown().await;
 }
@@ -166,7 +232,12 @@ async fn streams_yield_in_order_and_errors_come_after_the_items() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_is_never_further_ahead_than_its_credit_and_stops_when_dropped() {
     let pool = pool().await;
-    let mut stream = pool.request("values:produce").credit(4).stream::<u32>().await.unwrap();
+    let mut stream = pool
+        .request("values:produce")
+        .credit(4)
+        .stream::<u32>()
+        .await
+        .unwrap();
     for _ in 0..3 {
         stream.next().await.unwrap().unwrap();
     }

@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     event::{Event, EventKind, Events},
-    supervision::{ChildInfo, Supervisor},
+    supervision::{Supervisor, Tree},
     worker::WorkerFactory,
 };
 
@@ -109,9 +109,9 @@ impl Pool {
         self.shared.dispatch.status(self.name(), slots)
     }
 
-    /// The supervision tree, slot by slot.
-    pub async fn which_children(&self) -> Vec<ChildInfo> {
-        self.shared.supervisor.which_children().await
+    /// The supervision tree, printable.
+    pub async fn tree(&self) -> Tree {
+        Tree::new(self.name(), self.shared.supervisor.which_children().await)
     }
 
     /// State changes from now on. A subscriber that falls behind loses the oldest.

@@ -49,7 +49,10 @@ fn gated() -> (FakeBehaviour, Arc<Semaphore>, Arc<Mutex<Vec<String>>>) {
             log.lock().unwrap().push(request.function);
             gate.acquire().await.unwrap().forget();
             let nil = Outcome::Value(Bytes::from_static(&[0xc0]));
-            Ok(CallResponse { call_id: request.call_id, outcome: Some(nil) })
+            Ok(CallResponse {
+                call_id: request.call_id,
+                outcome: Some(nil),
+            })
         }
     });
     (behaviour, gate, ran)
@@ -109,10 +112,17 @@ async fn a_full_queue_refuses_with_its_numbers() {
     let (behaviour, gate, _) = gated();
     let factory = FakeWorkerFactory::new().with_behaviour(behaviour);
     let pool = builder(&factory).queue_limit(Some(2)).start().await.unwrap();
-    let running = [spawn_call(&pool, "running"), spawn_call(&pool, "first"), spawn_call(&pool, "second")];
+    let running = [
+        spawn_call(&pool, "running"),
+        spawn_call(&pool, "first"),
+        spawn_call(&pool, "second"),
+    ];
     until_queued(&pool, 2).await;
     let error = pool.call::<_, ()>("third", ()).await.unwrap_err();
-    assert_eq!(error.to_string(), "the queue of pool `test` is full: 2 calls wait, 2 may");
+    assert_eq!(
+        error.to_string(),
+        "the queue of pool `test` is full: 2 calls wait, 2 may"
+    );
     assert!(error.is_retryable() && !error.may_have_executed());
     gate.add_permits(3);
     for call in running {
@@ -128,7 +138,10 @@ async fn a_queue_limit_of_zero_refuses_when_all_are_busy_and_not_before() {
     let pool = builder(&factory).queue_limit(Some(0)).start().await.unwrap();
     let running = spawn_call(&pool, "running");
     until(async || pool.status().await.busy == 1).await;
-    assert_eq!(pool.call::<_, ()>("f", ()).await.unwrap_err().kind(), CallErrorKind::QueueFull);
+    assert_eq!(
+        pool.call::<_, ()>("f", ()).await.unwrap_err().kind(),
+        CallErrorKind::QueueFull
+    );
     gate.add_permits(2);
     running.await.unwrap().unwrap();
     pool.call::<_, ()>("f", ()).await.unwrap();
@@ -141,12 +154,18 @@ async fn a_deadline_that_passes_in_the_queue_says_so_and_nothing_was_executed() 
     let (_, pool) = pool_of(behaviour).await;
     let running = spawn_call(&pool, "running");
     until(async || pool.status().await.busy == 1).await;
-    let late = pool.request("late").deadline(Duration::from_millis(70)).send::<()>();
+    let late = pool
+        .request("late")
+        .deadline(Duration::from_millis(70))
+        .send::<()>();
     let began = Instant::now();
     let error = late.await.unwrap_err();
     assert_eq!(began.elapsed(), Duration::from_millis(70));
     let text = error.to_string();
-    assert_eq!(text, "the deadline of 70ms for late passed while it waited for a worker");
+    assert_eq!(
+        text,
+        "the deadline of 70ms for late passed while it waited for a worker"
+    );
     assert!(!error.may_have_executed());
     gate.add_permits(1);
     running.await.unwrap().unwrap();
@@ -158,8 +177,16 @@ async fn a_deadline_that_passes_in_the_queue_says_so_and_nothing_was_executed() 
 async fn a_deadline_that_passes_in_the_call_cancels_it_and_keeps_the_worker() {
     let (factory, pool) = pool_of(FakeBehaviour::Hang).await;
     let worker = factory.worker(SlotId(0)).unwrap();
-    let error = pool.request("hang").deadline(Duration::from_millis(50)).send::<()>().await.unwrap_err();
-    assert!(matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_some()), "{error}");
+    let error = pool
+        .request("hang")
+        .deadline(Duration::from_millis(50))
+        .send::<()>()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, CallError::DeadlineExceeded(e) if e.ran.is_some()),
+        "{error}"
+    );
     assert!(error.may_have_executed());
     until(async || pool.status().await.busy == 0).await;
     assert!(worker.fake_client().running().is_empty());
@@ -175,11 +202,19 @@ async fn a_call_that_does_not_stop_costs_its_worker_and_the_slot_gets_another() 
     let worker = factory.worker(SlotId(0)).unwrap();
     factory.set_behaviour(FakeBehaviour::Echo);
     let began = Instant::now();
-    pool.request("deaf").deadline(Duration::from_millis(50)).send::<()>().await.unwrap_err();
+    pool.request("deaf")
+        .deadline(Duration::from_millis(50))
+        .send::<()>()
+        .await
+        .unwrap_err();
     assert_eq!(began.elapsed(), Duration::from_millis(50));
     // The next caller waits for the replacement, at most the cancel grace and a little.
     pool.call::<_, Value>("next", ()).await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(!worker.is_up());
     assert_eq!(factory.journal().most_live_in_a_slot(), 1);
     pool.shutdown().await;
@@ -226,9 +261,17 @@ async fn a_worker_that_dies_in_the_call_is_named_to_that_caller_and_replaced_for
     factory.set_behaviour(FakeBehaviour::Echo);
     worker.crash();
     let error = caller.await.unwrap().unwrap_err();
-    let CallError::WorkerLost(lost) = &error else { panic!("{error}") };
+    let CallError::WorkerLost(lost) = &error else {
+        panic!("{error}")
+    };
     assert_eq!(lost.down.reason, DownReason::Exited);
-    assert_eq!(lost.down.outcome, Some(ExitOutcome::Signaled { signal: libc::SIGKILL, core_dumped: false }));
+    assert_eq!(
+        lost.down.outcome,
+        Some(ExitOutcome::Signaled {
+            signal: libc::SIGKILL,
+            core_dumped: false
+        })
+    );
     assert!(error.to_string().contains("lost during doomed"), "{error}");
     assert!(error.to_string().contains("killed by SIGKILL"), "{error}");
     assert!(error.may_have_executed() && error.is_retryable());
@@ -264,7 +307,10 @@ async fn shutdown_serves_what_was_accepted_and_refuses_what_comes_later() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_is_bounded_when_calls_do_not_finish() {
     let factory = FakeWorkerFactory::new().with_behaviour(FakeBehaviour::HangDeaf);
-    let shutdown = Shutdown { drain: Duration::from_secs(2), grace: Duration::from_secs(1) };
+    let shutdown = Shutdown {
+        drain: Duration::from_secs(2),
+        grace: Duration::from_secs(1),
+    };
     let pool = builder(&factory).shutdown(shutdown).start().await.unwrap();
     let stuck = spawn_call(&pool, "stuck");
     until(async || pool.status().await.busy == 1).await;
@@ -273,21 +319,36 @@ async fn shutdown_is_bounded_when_calls_do_not_finish() {
     let began = Instant::now();
     pool.shutdown().await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert_eq!(waiting.await.unwrap().unwrap_err().kind(), CallErrorKind::NotServing);
-    assert_eq!(stuck.await.unwrap().unwrap_err().kind(), CallErrorKind::WorkerLost);
+    assert_eq!(
+        waiting.await.unwrap().unwrap_err().kind(),
+        CallErrorKind::NotServing
+    );
+    assert_eq!(
+        stuck.await.unwrap().unwrap_err().kind(),
+        CallErrorKind::WorkerLost
+    );
     assert_eq!(factory.journal().live_in_all(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn kill_does_not_wait_for_anything() {
-    let factory = FakeWorkerFactory::new().with_behaviour(FakeBehaviour::HangDeaf).with_end_taking(FOREVER);
+    let factory = FakeWorkerFactory::new()
+        .with_behaviour(FakeBehaviour::HangDeaf)
+        .with_end_taking(FOREVER);
     let pool = builder(&factory).start().await.unwrap();
     let stuck = spawn_call(&pool, "stuck");
     until(async || pool.status().await.busy == 1).await;
     let began = Instant::now();
     pool.kill().await;
-    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
-    assert_eq!(stuck.await.unwrap().unwrap_err().kind(), CallErrorKind::WorkerLost);
+    assert!(
+        began.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        stuck.await.unwrap().unwrap_err().kind(),
+        CallErrorKind::WorkerLost
+    );
     assert_eq!(factory.journal().live_in_all(), 0);
 }
 
@@ -323,18 +384,29 @@ async fn a_stream_dropped_early_gives_its_worker_back() {
     assert_eq!(stream.next().await.unwrap().unwrap(), 0);
     drop(stream);
     until(async || pool.status().await.busy == 0).await;
-    factory.worker(SlotId(0)).unwrap().fake_client().set_behaviour(FakeBehaviour::Echo);
+    factory
+        .worker(SlotId(0))
+        .unwrap()
+        .fake_client()
+        .set_behaviour(FakeBehaviour::Echo);
     pool.call::<_, Value>("next", ()).await.unwrap();
     pool.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_item_of_another_type_is_an_error_and_the_stream_goes_on() {
-    let values = [codec::encode(&1).unwrap(), codec::encode("two").unwrap(), codec::encode(&3).unwrap()];
+    let values = [
+        codec::encode(&1).unwrap(),
+        codec::encode("two").unwrap(),
+        codec::encode(&3).unwrap(),
+    ];
     let (_, pool) = pool_of(FakeBehaviour::Items(values.to_vec())).await;
     let mut stream = pool.request("items").stream::<i64>().await.unwrap();
     assert_eq!(stream.next().await.unwrap().unwrap(), 1);
-    assert_eq!(stream.next().await.unwrap().unwrap_err().kind(), CallErrorKind::Codec);
+    assert_eq!(
+        stream.next().await.unwrap().unwrap_err().kind(),
+        CallErrorKind::Codec
+    );
     assert_eq!(stream.next().await.unwrap().unwrap(), 3);
     assert!(stream.next().await.is_none());
     pool.shutdown().await;
@@ -345,7 +417,10 @@ async fn a_stream_past_its_deadline_says_so_once() {
     let (_, pool) = pool_of(FakeBehaviour::Hang).await;
     let request = pool.request("items").deadline(Duration::from_millis(20));
     let mut stream = request.stream::<i64>().await.unwrap();
-    assert_eq!(stream.next().await.unwrap().unwrap_err().kind(), CallErrorKind::DeadlineExceeded);
+    assert_eq!(
+        stream.next().await.unwrap().unwrap_err().kind(),
+        CallErrorKind::DeadlineExceeded
+    );
     assert!(stream.next().await.is_none());
     until(async || pool.status().await.busy == 0).await;
     pool.shutdown().await;
@@ -355,14 +430,20 @@ async fn a_stream_past_its_deadline_says_so_once() {
 async fn wrong_settings_are_all_named_at_once() {
     let factory = FakeWorkerFactory::new();
     let builder = builder(&factory).workers(0).deadline(Some(Duration::ZERO));
-    let PoolStartError::Settings(error) = builder.start().await.unwrap_err() else { panic!("started") };
+    let PoolStartError::Settings(error) = builder.start().await.unwrap_err() else {
+        panic!("started")
+    };
     assert_eq!(error.0.len(), 2);
-    assert!(error.to_string().starts_with("workers is 0, it must be 1 to"), "{error}");
+    assert!(
+        error.to_string().starts_with("workers is 0, it must be 1 to"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_is_tried_again_until_the_timeout() {
-    let factory = FakeWorkerFactory::new().with_script([FakeStart::fails("not yet"), FakeStart::fails("nor now")]);
+    let factory =
+        FakeWorkerFactory::new().with_script([FakeStart::fails("not yet"), FakeStart::fails("nor now")]);
     let pool = builder(&factory).start().await.unwrap();
     assert_eq!(pool.status().await.ready, 1);
     pool.shutdown().await;
@@ -371,8 +452,14 @@ async fn a_start_that_fails_is_tried_again_until_the_timeout() {
 #[tokio::test(start_paused = true)]
 async fn a_start_that_never_succeeds_ends_with_the_last_error_and_nothing_left() {
     let factory = FakeWorkerFactory::new().with_otherwise(FakeStart::fails("no such module"));
-    let error = builder(&factory).start_timeout(Duration::from_secs(9)).start().await.unwrap_err();
-    let PoolStartError::NoWorkers { last, .. } = error else { panic!("{error}") };
+    let error = builder(&factory)
+        .start_timeout(Duration::from_secs(9))
+        .start()
+        .await
+        .unwrap_err();
+    let PoolStartError::NoWorkers { last, .. } = error else {
+        panic!("{error}")
+    };
     assert!(last.to_string().contains("no such module"), "{last}");
     assert_eq!(factory.journal().live_in_all(), 0);
 }
@@ -382,6 +469,7 @@ async fn callers_of_a_pool_that_lost_all_workers_fail_fast_and_recover_with_it()
     let (factory, pool) = pool_of(FakeBehaviour::Echo).await;
     factory.set_otherwise(FakeStart::fails("the licence server is down"));
     factory.worker(SlotId(0)).unwrap().crash();
+    until(async || pool.status().await.ready == 0).await;
     let began = Instant::now();
     let error = pool.call::<_, Value>("f", ()).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::NoWorkers);

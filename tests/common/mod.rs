@@ -41,7 +41,11 @@ pub fn is_gone(pid: u32) -> bool {
 
 /// The pid of the only worker.
 pub async fn worker_pid(pool: &Pool) -> u32 {
-    pool.status().await.workers[0].child.status.pid.expect("the worker is ready")
+    pool.status().await.workers[0]
+        .child
+        .status
+        .pid
+        .expect("the worker is ready")
 }
 
 /// Ends processes by exact identity when the test is over, also when it has failed.

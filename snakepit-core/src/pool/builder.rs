@@ -12,12 +12,18 @@ use super::{
 use crate::{
     event::Events,
     id::SlotId,
-    supervision::{ResourceFactory, Shutdown, SlotObserver},
+    supervision::{
+        ChildSpec, DynamicSupervisor, ResourceFactory, Shutdown, SlotObserver, SlotStarterFactory,
+        StarterFactory, Supervisor, SupervisorLimits,
+    },
     worker::{StartError, WorkerFactory},
 };
 
 /// The largest number of slots: each is a process.
 const MAX_WORKERS: usize = 100_000;
+
+/// How long an idle worker may take to run its stop hooks before it is sent SIGTERM.
+const STOP_HOOKS: Duration = Duration::from_secs(2);
 
 /// What does not change in a pool's life.
 #[derive(Debug)]
@@ -207,9 +213,32 @@ impl PoolBuilder {
         })
     }
 
-    async fn supervise(&self, _observer: &Arc<dyn SlotObserver>) -> Arc<dyn crate::supervision::Supervisor> {
-        let _ = SlotId(0);
-        unimplemented!()
+    /// Starts the supervisor and a starter for each slot.
+    async fn supervise(&self, observer: &Arc<dyn SlotObserver>) -> Arc<dyn Supervisor> {
+        let starters = SlotStarterFactory::new(
+            Arc::clone(&self.factory),
+            Arc::clone(observer),
+            self.events.clone(),
+        )
+        .with_grace(self.shutdown.grace);
+        let starters = self.resources.iter().fold(starters, |starters, resource| {
+            starters.with_resource(Arc::clone(resource))
+        });
+        let starters: Arc<dyn StarterFactory> = Arc::new(starters);
+        let limits = SupervisorLimits::default();
+        let supervisor = DynamicSupervisor::start(limits, Arc::clone(observer), self.events.clone());
+        // By then the pool has waited for its calls; what a worker still has to do is to run its stop hooks.
+        let shutdown = Shutdown {
+            drain: self.shutdown.drain.min(STOP_HOOKS),
+            grace: self.shutdown.grace,
+        };
+        for slot in (0_u32..).map(SlotId).take(self.workers) {
+            let spec = ChildSpec::new(slot, Arc::clone(&starters)).with_shutdown(shutdown);
+            if let Err(error) = supervisor.start_child(spec).await {
+                unreachable!("the supervisor is new, is not ending, and has no such slot: {error}");
+            }
+        }
+        Arc::new(supervisor)
     }
 
     fn check(&self) -> Result<(), SettingsError> {

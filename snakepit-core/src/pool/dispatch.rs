@@ -345,7 +345,7 @@ impl State {
             .is_some_and(|seat| seat.worker.id() == worker)
             && let Some(seat) = self.seats.remove(&slot)
         {
-            seat.gone.store(true, Ordering::Release);
+            seat.retire();
         }
     }
 }
@@ -365,6 +365,11 @@ impl Seat {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// It is not lent from now on.
+    pub(super) fn retire(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     fn busy(&self) -> MutexGuard<'_, Option<Instant>> {

@@ -38,12 +38,20 @@ impl Lease {
 
     /// The worker's connection failed: learns why, and makes sure that it is not called again.
     pub(super) async fn lost(self) -> Down {
+        // Not lent again from here on, however late its starter hears of it.
+        self.seat.retire();
         let worker = &self.seat.worker;
         if let Ok(down) = timeout(NEWS, worker.down()).await {
             return down;
         }
         worker.condemn(DownReason::ChannelClosed);
         worker.down().await
+    }
+
+    /// Declares the worker unfit; its starter replaces it.
+    pub(super) fn condemn(self, reason: DownReason) {
+        self.seat.retire();
+        self.seat.worker.condemn(reason);
     }
 }
 

@@ -171,10 +171,7 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
             }
         }
         () = sleep_until(Instant::now() + grace) => {
-            let worker = &lease.seat().worker;
-            worker.condemn(DownReason::CallOverran { call_id, grace });
-            // Given back only when the pool knows that it must not be lent again.
-            worker.down().await;
+            lease.condemn(DownReason::CallOverran { call_id, grace });
         }
         () = cancel => {}
     }

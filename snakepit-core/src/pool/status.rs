@@ -77,7 +77,7 @@ impl PoolStatus {
 }
 
 impl fmt::Display for PoolStatus {
-    /// The supervision tree.
+    /// One line; [`Pool::tree`](super::Pool::tree) prints the slots.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             name,
@@ -87,35 +87,10 @@ impl fmt::Display for PoolStatus {
             queued,
             ..
         } = self;
-        writeln!(
+        let slots = self.workers.len();
+        write!(
             f,
-            "pool {name}: {phase}, {ready} ready, {busy} busy, {queued} queued"
-        )?;
-        let last = self.workers.len().saturating_sub(1);
-        for (at, worker) in self.workers.iter().enumerate() {
-            let (branch, stem) = if at == last {
-                ("└──", "   ")
-            } else {
-                ("├──", "│  ")
-            };
-            let status = &worker.child.status;
-            writeln!(f, "{branch} starter {} ({})", status.slot, status.state)?;
-            if let Some(id) = status.worker {
-                let twig = if status.resources.is_empty() {
-                    "└──"
-                } else {
-                    "├──"
-                };
-                let pid = status.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
-                let calls = worker.calls;
-                writeln!(f, "{stem} {twig} {id}{pid}, {calls} calls")?;
-            }
-            let last = status.resources.len().saturating_sub(1);
-            for (at, resource) in status.resources.iter().enumerate() {
-                let twig = if at == last { "└──" } else { "├──" };
-                writeln!(f, "{stem} {twig} {} ({:?})", resource.name, resource.state)?;
-            }
-        }
-        Ok(())
+            "pool {name}: {phase}, {ready} of {slots} ready, {busy} busy, {queued} queued"
+        )
     }
 }

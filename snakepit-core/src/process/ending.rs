@@ -81,7 +81,7 @@ impl Tree {
     }
 
     /// Ends the tree: SIGTERM and SIGCONT, up to the deadline for the tree to become empty, then SIGKILL, then
-    /// confirmation. A deadline that has passed skips SIGTERM; one that is moved is followed.
+    /// confirmation. A deadline that has passed skips SIGTERM; one that is moved is followed; `None` is none.
     ///
     /// `leader_gone` resolves when the leader has ended and has been reaped by whoever reaps it (on kernels
     /// where [`needs_unreaped_leader`](Self::needs_unreaped_leader) says so: has only ended).
@@ -90,7 +90,7 @@ impl Tree {
     /// Signals that were sent stay sent; calling it again goes on.
     pub async fn end<F: Future<Output = ()>>(
         &mut self,
-        deadline: watch::Receiver<Instant>,
+        deadline: watch::Receiver<Option<Instant>>,
         leader_gone: impl Fn() -> F,
     ) -> TreeEnd {
         let mut deadline = Deadline::new(deadline);

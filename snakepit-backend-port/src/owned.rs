@@ -1,0 +1,94 @@
+//! The child as the one who reaps it holds it.
+
+use std::{io, process::Child, sync::Arc, time::Duration};
+
+use snakepit_core::{
+    launch::LaunchSpec,
+    process::{ExitOutcome, Pidfd, ProcessIdentity, Tree, sweep::SweepTarget},
+};
+
+/// How long a killed child is waited for where nothing can be awaited. More than a millisecond or two means
+/// state D, and then it stays a zombie until the host ends.
+const REAP_BOUND: Duration = Duration::from_secs(1);
+
+/// Our child, with the right and the duty to reap it. Dropping it before [`release`](Self::release) kills the
+/// child and what can be reached of its tree.
+#[derive(Debug)]
+pub(crate) struct OwnedChild {
+    pub(crate) pidfd: Arc<Pidfd>,
+    pub(crate) identity: Arc<ProcessIdentity>,
+    pub(crate) target: SweepTarget,
+    pub(crate) tree: Tree,
+    pub(crate) leader: Leader,
+    released: bool,
+}
+
+impl OwnedChild {
+    pub(crate) fn new(child: Child, pidfd: Arc<Pidfd>, identity: ProcessIdentity, spec: &LaunchSpec) -> Self {
+        let target = SweepTarget::Worker {
+            run_id: spec.run_id,
+            worker_id: spec.worker_id,
+        };
+        Self {
+            tree: Tree::new(Arc::clone(&pidfd), &identity, target),
+            leader: Leader {
+                child,
+                pidfd: Arc::clone(&pidfd),
+            },
+            pidfd,
+            identity: Arc::new(identity),
+            target,
+            released: false,
+        }
+    }
+
+    /// The tree has ended and the child is reaped: nothing is left to do.
+    pub(crate) fn release(mut self) {
+        self.released = true;
+    }
+}
+
+impl Drop for OwnedChild {
+    fn drop(&mut self) {
+        if !self.released {
+            self.tree.kill_now();
+            self.pidfd.wait_blocking(REAP_BOUND);
+            self.leader.reap();
+        }
+    }
+}
+
+/// The child itself, apart from its tree.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    child: Child,
+    pidfd: Arc<Pidfd>,
+}
+
+impl Leader {
+    /// Waits until it has ended and says how, leaving it unreaped.
+    pub(crate) async fn ended(&self) -> ExitOutcome {
+        if let Err(error) = self.pidfd.exited().await {
+            tracing::debug!(pid = self.pidfd.pid(), %error, "cannot watch for an exit; looking for it instead");
+            while !self.pidfd.has_exited() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        self.outcome().unwrap_or_else(|error| {
+            // Another waiter in this program, or SIGCHLD ignored: then the kernel keeps no status for us.
+            tracing::warn!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker");
+            ExitOutcome::Unknown
+        })
+    }
+
+    fn outcome(&self) -> io::Result<ExitOutcome> {
+        // It has ended, so that nothing to report yet cannot be.
+        Ok(self.pidfd.peek_outcome()?.unwrap_or(ExitOutcome::Unknown))
+    }
+
+    /// Reaps it if it has ended. Repeated calls do no harm: the standard library remembers.
+    pub(crate) fn reap(&mut self) {
+        // An error means that it is reaped already.
+        let _ = self.child.try_wait();
+    }
+}
