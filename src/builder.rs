@@ -7,7 +7,7 @@ use snakepit_core::{
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
     pool::{Pool as CorePool, PoolStartError},
-    supervision::{MetricsCollector, ResourceFactory, Sampler, Shutdown},
+    supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
@@ -166,7 +166,7 @@ impl PoolBuilder {
     }
 
     /// Whether memory and CPU of each worker's process tree are measured. Default yes: one scan of the process
-    /// table every 5 s serves all pools of the host; [`Sampler::host`] changes the interval.
+    /// table every 5 s serves all pools of the host; [`Sampler::host`](snakepit_core::supervision::Sampler::host) changes the interval.
     pub fn metrics(self, measured: bool) -> Self {
         Self {
             metrics: measured,
@@ -279,6 +279,7 @@ impl PoolBuilder {
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);
 
+        let metrics = events.clone();
         let mut pool =
             CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
         if let Some(workers) = self.workers {
@@ -297,7 +298,7 @@ impl PoolBuilder {
             pool = pool.shutdown(shutdown);
         }
         if self.metrics {
-            pool = pool.resource(metrics);
+            pool = pool.resource(Arc::new(MetricsCollector::new(metrics)));
         }
         for resource in self.resources {
             pool = pool.resource(resource);
