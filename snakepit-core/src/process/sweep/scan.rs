@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         Member, Stat,
-        proc_dir::{self, ProcDir, is_gone},
+        proc_dir::{self, EXEC_LOOKS, EXEC_PAUSE, Environ, ProcDir, is_gone},
         tree::ourselves_and_ancestors,
     },
     Found, SweepQuery, SweepTarget,
@@ -94,35 +94,95 @@ pub(super) fn scan(queries: &[SweepQuery]) -> Vec<io::Result<Found>> {
 fn try_scan(index: &Index<'_>) -> io::Result<Vec<Found>> {
     let ours = ourselves_and_ancestors()?;
     let (proc, pids) = proc_dir::all_pids()?;
-    let mut members = vec![Vec::new(); index.queries.len()];
-    let mut unreadable = Vec::new();
-    let mut buffer = Vec::with_capacity(16 * 1024);
-    for pid in pids.into_iter().filter(|pid| !ours.contains(pid)) {
-        buffer.clear();
-        let mut wanted = match proc_dir::read_environ(&proc, &format!("{pid}/"), &mut buffer) {
-            Ok(false) => false,
-            Ok(true) => !index.askers_by_tags(&Tags::parse(&buffer)).is_empty(),
-            Err(error) if is_gone(&error) => continue,
-            Err(error) if is_refused(&error) => {
-                unreadable.extend(state(&proc, pid, &mut buffer)?.filter(|stat| !stat.is_dead()));
-                false
-            }
-            Err(error) => return Err(error),
-        };
-        if !wanted && !index.by_group.is_empty() {
-            let stat = state(&proc, pid, &mut buffer)?;
-            wanted = stat.is_some_and(|stat| index.by_group.contains_key(&stat.pgrp));
+    let mut scan = Scan {
+        index,
+        proc,
+        buffer: Vec::with_capacity(16 * 1024),
+        members: vec![Vec::new(); index.queries.len()],
+        unreadable: Vec::new(),
+    };
+    let mut again: Vec<u32> = pids.into_iter().filter(|pid| !ours.contains(pid)).collect();
+    for look in 0..EXEC_LOOKS {
+        if look > 0 {
+            std::thread::sleep(EXEC_PAUSE);
         }
-        if wanted {
-            note(index, pid, &mut buffer, &mut members)?;
+        let mut empty = Vec::new();
+        for pid in again {
+            if scan.look_at(pid)? == Environ::Empty {
+                empty.push(pid);
+            }
+        }
+        again = empty;
+        if again.is_empty() {
+            break;
         }
     }
-    let unreadable: Arc<[Stat]> = unreadable.into();
-    let found = members.into_iter().map(|members| Found {
+    let unreadable: Arc<[Stat]> = scan.unreadable.into();
+    let found = scan.members.into_iter().map(|members| Found {
         members,
         unreadable: Arc::clone(&unreadable),
     });
     Ok(found.collect())
+}
+
+/// A scan under way.
+struct Scan<'a> {
+    index: &'a Index<'a>,
+    proc: OwnedFd,
+    buffer: Vec<u8>,
+    members: Vec<Vec<Member>>,
+    unreadable: Vec<Stat>,
+}
+
+impl Scan<'_> {
+    /// Looks at one process; `Empty` when it is to be looked at once more.
+    fn look_at(&mut self, pid: u32) -> io::Result<Environ> {
+        self.buffer.clear();
+        let read = match proc_dir::read_environ(&self.proc, &format!("{pid}/"), &mut self.buffer) {
+            Ok(read) => read,
+            Err(error) if is_gone(&error) => return Ok(Environ::None),
+            Err(error) if is_refused(&error) => {
+                let stat = state(&self.proc, pid, &mut self.buffer)?;
+                self.unreadable.extend(stat.filter(|stat| !stat.is_dead()));
+                Environ::None
+            }
+            Err(error) => return Err(error),
+        };
+        let mut wanted =
+            read == Environ::Read && !self.index.askers_by_tags(&Tags::parse(&self.buffer)).is_empty();
+        if !wanted && !self.index.by_group.is_empty() {
+            let stat = state(&self.proc, pid, &mut self.buffer)?;
+            wanted = stat.is_some_and(|stat| self.index.by_group.contains_key(&stat.pgrp));
+        }
+        if !wanted {
+            return Ok(read);
+        }
+        self.note(pid)?;
+        Ok(Environ::Read)
+    }
+
+    /// Takes hold of a process and reads it again: only what is read while it is held counts.
+    fn note(&mut self, pid: u32) -> io::Result<()> {
+        let (index, buffer) = (self.index, &mut self.buffer);
+        let mut askers = HashSet::new();
+        let held = Member::hold(pid, |dir: &ProcDir, stat| {
+            buffer.clear();
+            match dir.environ(buffer) {
+                Ok(Environ::Read) => askers = index.askers_by_tags(&Tags::parse(buffer)),
+                Ok(Environ::Empty | Environ::None) => {}
+                Err(error) if is_refused(&error) => {}
+                Err(error) => return Err(error),
+            }
+            askers.extend(index.askers_by_group(stat));
+            Ok(!askers.is_empty())
+        })?;
+        if let Some(member) = held {
+            for asker in askers {
+                self.members[asker].push(member.clone());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The state of a process, if there is one that we may see: `/proc` mounted with `hidepid=1` refuses even this
@@ -132,28 +192,6 @@ fn state(proc: &OwnedFd, pid: u32, buffer: &mut Vec<u8>) -> io::Result<Option<St
         Err(error) if is_refused(&error) => Ok(None),
         other => other,
     }
-}
-
-/// Takes hold of a process and reads it again: only what is read while it is held counts.
-fn note(index: &Index<'_>, pid: u32, buffer: &mut Vec<u8>, members: &mut [Vec<Member>]) -> io::Result<()> {
-    let mut askers = HashSet::new();
-    let held = Member::hold(pid, |dir: &ProcDir, stat| {
-        buffer.clear();
-        match dir.environ(buffer) {
-            Ok(true) => askers = index.askers_by_tags(&Tags::parse(buffer)),
-            Ok(false) => {}
-            Err(error) if is_refused(&error) => {}
-            Err(error) => return Err(error),
-        }
-        askers.extend(index.askers_by_group(stat));
-        Ok(!askers.is_empty())
-    })?;
-    if let Some(member) = held {
-        for asker in askers {
-            members[asker].push(member.clone());
-        }
-    }
-    Ok(())
 }
 
 /// Whether an error says that we may not look into this process, while looking at others may go on.
