@@ -54,6 +54,17 @@ pub struct TreeEnd {
     pub remaining: Vec<ProcessIdentity>,
 }
 
+/// What looking at every process has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nobody that was not known.
+    Clean,
+    /// New members.
+    New,
+    /// Only members that ended while they were looked at, and may have forked before.
+    Fleeting,
+}
+
 impl Tree {
     /// The tree of a process that was started as leader of its own group. `target` names what its descendants
     /// carry in their environment.
@@ -136,13 +147,13 @@ impl Tree {
             // A look that hangs must not outlast a deadline that is moved forward meanwhile by much.
             let bound = deadline.at().min(Instant::now() + LONGEST_LOOK);
             if known_gone {
-                match self.discover(bound).await {
-                    Ok(0) => return true,
-                    Ok(_) => {}
+                match self.discover(bound, None).await {
+                    Ok(Look::Clean) => return true,
+                    Ok(Look::New) => {}
+                    Ok(Look::Fleeting) => sleep(FAILED_LOOK).await,
                     Err(error) => {
                         tracing::debug!(%error, "cannot look for what a process has left; trying again");
                         sleep(FAILED_LOOK).await;
-                        continue;
                     }
                 }
             } else {
@@ -150,7 +161,7 @@ impl Tree {
                 self.walk();
                 // What was orphaned before we looked gets its SIGTERM too, and not only SIGKILL in the end.
                 if !looked_everywhere {
-                    looked_everywhere = self.discover(bound).await.is_ok();
+                    looked_everywhere = self.discover(bound, None).await.is_ok();
                 }
             }
             if *step == EndStep::AlreadyGone && self.members.len() > known {
@@ -187,14 +198,14 @@ impl Tree {
                     continue;
                 }
             }
-            match self.discover(bound).await {
-                Ok(0) => {
+            match self.discover(bound, Some(libc::SIGSTOP)).await {
+                Ok(Look::Clean) => {
                     clean_looks_needed -= 1;
                     if clean_looks_needed == 0 {
                         return true;
                     }
                 }
-                Ok(_) => {
+                Ok(Look::New | Look::Fleeting) => {
                     // A chain of forks can slip through one scan; two in a row are far less likely.
                     clean_looks_needed = 2;
                     self.freeze(bound).await;
@@ -210,16 +221,12 @@ impl Tree {
         false
     }
 
-    /// Stops what was found until nothing new is found: a stopped process forks no more, and keeps its place
-    /// in the table of processes, so that a fork bomb cannot refill it.
+    /// Stops what is found until nothing new is found: a stopped process forks no more, and keeps its place in
+    /// the table of processes, so that a fork bomb cannot refill it.
     async fn freeze(&mut self, bound: Instant) {
-        let mut fresh = 0;
         for _ in 0..FREEZE_ROUNDS {
-            for member in &self.members[fresh..] {
-                send(&member.pidfd, libc::SIGSTOP);
-            }
-            fresh = self.members.len();
-            if !matches!(self.discover(bound).await, Ok(1..)) {
+            let look = self.discover(bound, Some(libc::SIGSTOP)).await;
+            if !matches!(look, Ok(Look::New | Look::Fleeting)) {
                 return;
             }
         }
@@ -293,20 +300,13 @@ impl Tree {
         }
     }
 
-    /// Looks at every process for members that are not known; returns how many there were.
-    async fn discover(&mut self, bound: Instant) -> io::Result<usize> {
-        let known = self.members.len();
-        for member in self.look(bound).await? {
-            self.add(member);
-        }
-        Ok(self.members.len() - known)
-    }
-
-    async fn look(&self, bound: Instant) -> io::Result<Vec<Member>> {
+    /// Looks at every process for members that are not known, and sends them a signal as they are found.
+    async fn discover(&mut self, bound: Instant, signal: Option<i32>) -> io::Result<Look> {
         let query = SweepQuery {
             target: self.target,
             // A group without members cannot get new ones, and asking for it costs a look at every process.
             group: self.group.holds_number().then(|| self.group.clone()),
+            signal,
         };
         let found = timeout_at(bound, sweep(query)).await??;
         let hidden = found.unreadable.iter();
@@ -320,7 +320,19 @@ impl Tree {
                 "processes that started later cannot be looked into; one of them might belong to this one"
             );
         }
-        Ok(found.members)
+        let known = self.members.len();
+        let mut fleeting = found.fleeting > 0;
+        for member in found.members {
+            fleeting |= member.pidfd.has_exited();
+            self.add(member);
+        }
+        Ok(if self.members.len() > known {
+            Look::New
+        } else if fleeting {
+            Look::Fleeting
+        } else {
+            Look::Clean
+        })
     }
 
     fn add(&mut self, member: Member) {

@@ -117,11 +117,14 @@ pub(super) fn read_environ(dir: &OwnedFd, prefix: &str, buffer: &mut Vec<u8>) ->
     Ok(Environ::None)
 }
 
-/// All pids in `/proc`, and the directory they were read from.
-pub(super) fn all_pids() -> io::Result<(OwnedFd, Vec<u32>)> {
-    let proc = open_dir(CWD, c"/proc")?;
-    let pids = numbers_in(&proc)?;
-    Ok((proc, pids))
+/// Opens `/proc`.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    open_dir(CWD, c"/proc")
+}
+
+/// All pids in `/proc`, in ascending order.
+pub(super) fn pids_in(proc: &OwnedFd) -> io::Result<Vec<u32>> {
+    numbers_in(proc)
 }
 
 /// The state of a process by its pid; `None` when there is none.

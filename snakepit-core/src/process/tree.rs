@@ -106,7 +106,8 @@ pub fn descendants(root: &Pidfd) -> io::Result<Vec<Member>> {
 
 /// Children by parent, from one look at every process.
 fn children_by_scan() -> io::Result<HashMap<u32, Vec<u32>>> {
-    let (proc, pids) = proc_dir::all_pids()?;
+    let proc = proc_dir::open()?;
+    let pids = proc_dir::pids_in(&proc)?;
     let mut map: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut buffer = Vec::new();
     for pid in pids {

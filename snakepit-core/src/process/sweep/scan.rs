@@ -18,6 +18,10 @@ use super::{
 };
 use crate::id::RunId;
 
+/// How often one scan lists the processes: after the first time only what is new since is looked at, so that a
+/// process is not missed for having been forked during the scan. On a busy machine there is always something new.
+const LISTINGS: u32 = 6;
+
 /// Who asks for what, by what a process may show.
 struct Index<'a> {
     queries: &'a [SweepQuery],
@@ -93,33 +97,45 @@ pub(super) fn scan(queries: &[SweepQuery]) -> Vec<io::Result<Found>> {
 
 fn try_scan(index: &Index<'_>) -> io::Result<Vec<Found>> {
     let ours = ourselves_and_ancestors()?;
-    let (proc, pids) = proc_dir::all_pids()?;
     let mut scan = Scan {
         index,
-        proc,
+        proc: proc_dir::open()?,
         buffer: Vec::with_capacity(16 * 1024),
-        members: vec![Vec::new(); index.queries.len()],
+        found: vec![Finds::default(); index.queries.len()],
         unreadable: Vec::new(),
     };
-    let mut again: Vec<u32> = pids.into_iter().filter(|pid| !ours.contains(pid)).collect();
-    for look in 0..EXEC_LOOKS {
-        if look > 0 {
-            std::thread::sleep(EXEC_PAUSE);
+    let mut seen: HashSet<u32> = ours.into_iter().collect();
+    let mut empty = Vec::new();
+    for _ in 0..LISTINGS {
+        let mut pids = proc_dir::pids_in(&scan.proc)?;
+        pids.retain(|pid| seen.insert(*pid));
+        if pids.is_empty() {
+            break;
         }
-        let mut empty = Vec::new();
-        for pid in again {
+        // Newest first, as far as numbers tell: what was there for long will stay for this long.
+        for pid in pids.into_iter().rev() {
             if scan.look_at(pid)? == Environ::Empty {
                 empty.push(pid);
             }
         }
-        again = empty;
-        if again.is_empty() {
+    }
+    for _ in 1..EXEC_LOOKS {
+        if empty.is_empty() {
             break;
         }
+        std::thread::sleep(EXEC_PAUSE);
+        let mut still = Vec::new();
+        for pid in empty {
+            if scan.look_at(pid)? == Environ::Empty {
+                still.push(pid);
+            }
+        }
+        empty = still;
     }
     let unreadable: Arc<[Stat]> = scan.unreadable.into();
-    let found = scan.members.into_iter().map(|members| Found {
-        members,
+    let found = scan.found.into_iter().map(|finds| Found {
+        members: finds.members,
+        fleeting: finds.fleeting,
         unreadable: Arc::clone(&unreadable),
     });
     Ok(found.collect())
@@ -130,8 +146,15 @@ struct Scan<'a> {
     index: &'a Index<'a>,
     proc: OwnedFd,
     buffer: Vec<u8>,
-    members: Vec<Vec<Member>>,
+    /// By asker.
+    found: Vec<Finds>,
     unreadable: Vec<Stat>,
+}
+
+#[derive(Clone, Default)]
+struct Finds {
+    members: Vec<Member>,
+    fleeting: u32,
 }
 
 impl Scan<'_> {
@@ -161,8 +184,9 @@ impl Scan<'_> {
         Ok(Environ::Read)
     }
 
-    /// Takes hold of a process and reads it again: only what is read while it is held counts.
-    fn note(&mut self, pid: u32) -> io::Result<()> {
+    /// Takes hold of a process and reads it again: only what is read while it is held counts. `false`
+    /// when it is gone, or is not what was read before.
+    fn note(&mut self, pid: u32) -> io::Result<bool> {
         let (index, buffer) = (self.index, &mut self.buffer);
         let mut askers = HashSet::new();
         let held = Member::hold(pid, |dir: &ProcDir, stat| {
@@ -176,12 +200,17 @@ impl Scan<'_> {
             askers.extend(index.askers_by_group(stat));
             Ok(!askers.is_empty())
         })?;
-        if let Some(member) = held {
-            for asker in askers {
-                self.members[asker].push(member.clone());
+        let Some(member) = held else {
+            return Ok(false);
+        };
+        for asker in askers {
+            if let Some(signal) = index.queries[asker].signal {
+                // Refused or ended: whoever asked looks at it again.
+                let _ = member.pidfd.signal(signal);
             }
+            self.found[asker].members.push(member.clone());
         }
-        Ok(())
+        Ok(true)
     }
 }
 
