@@ -1,0 +1,59 @@
+//! `docs/benchmarks.md`: the tables with all that is needed to judge and to repeat them.
+
+use std::fmt::Write as _;
+
+use crate::{machine::Machine, options::Options, table::Table};
+
+/// The document.
+pub(crate) fn render(machine: &Machine, options: &Options, tables: &[Table]) -> String {
+    let mut text = format!(
+        "# Benchmarks\n\nWritten by `{}`; do not edit.\n\n{}\n{METHOD}\n",
+        options.command(),
+        facts(machine, options)
+    );
+    for table in tables {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{table}");
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+/// The machine as a list.
+pub(crate) fn facts(machine: &Machine, options: &Options) -> String {
+    format!(
+        "- Machine: {} ({} cores), {:.0} GiB, {}, Linux {}\n- Load average when the run began: {}\n\
+         - Python: {}\n- Rust: {}, snakepit {}\n- Rounds: {}\n",
+        machine.cpu,
+        machine.cores,
+        machine.memory_gib,
+        machine.system,
+        machine.kernel,
+        machine.load,
+        machine.python,
+        machine.rust,
+        machine.snakepit,
+        options.rounds,
+    )
+}
+
+const METHOD: &str = "\
+Every round visits all systems, each time in another order, so that a slow minute of the machine hits all of
+them. Figures are medians over rounds; ratios are taken within each round, and their quartiles are given:
+read the ratios, the absolute times are facts of this one run. One Python interpreter serves all systems.
+
+- **snakepit**: `Pool` with the port backend and default settings, called from tasks on tokio's multi-thread runtime.
+- **grpcio**: a synchronous grpcio server on a Unix socket that implements the same `Worker/Call`, called
+  through the same HTTP/2 connection type and generated client as the pool uses, from the same runtime. It
+  answers the encoded arguments as they came, and so pays for no decoding.
+- **ProcessPoolExecutor**: `concurrent.futures`, one worker, submitted to and measured inside its own Python
+  program, by as many threads as there are callers.
+- **socket floor**: a Python loop of `recv_into` and `sendall` on one Unix socket with length-prefixed
+  messages, called from the same runtime; several callers take turns.
+
+*Ready* is the time from nothing until every worker has answered; the files are in the page cache. *Memory* is
+the proportional set size, right after that. *Recovery* kills the only worker of a fresh pool and calls until
+the replacement has answered. *Dispatch* is a call through queue and lease to a worker in memory that answers
+at once.
+";

@@ -1,0 +1,52 @@
+//! Everything measured, one value per round, under names such as `calls/1 KiB/1/grpcio/p50_us`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::stats::{Sample, Spread};
+
+/// Values by name. The n-th value of every name that belongs to one section comes from the same round, which
+/// is what makes ratios per round possible.
+#[derive(Debug, Default, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Record {
+    series: BTreeMap<String, Vec<f64>>,
+}
+
+impl Record {
+    /// Adds this round's value.
+    pub(crate) fn push(&mut self, name: impl Into<String>, value: f64) {
+        self.series.entry(name.into()).or_default().push(value);
+    }
+
+    /// Adds this round's calls under `prefix`.
+    pub(crate) fn push_sample(&mut self, prefix: &str, sample: Sample) {
+        self.push(format!("{prefix}/p50_us"), sample.p50_us);
+        self.push(format!("{prefix}/p90_us"), sample.p90_us);
+        self.push(format!("{prefix}/p99_us"), sample.p99_us);
+        self.push(format!("{prefix}/per_s"), sample.per_s);
+    }
+
+    /// Whether anything was recorded under a prefix.
+    pub(crate) fn has(&self, prefix: &str) -> bool {
+        self.series.keys().any(|name| name.starts_with(prefix))
+    }
+
+    /// The values of one name, one per round.
+    pub(crate) fn values(&self, name: &str) -> &[f64] {
+        self.series.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Median and quartiles of one name.
+    pub(crate) fn spread(&self, name: &str) -> Option<Spread> {
+        Spread::of(self.values(name))
+    }
+
+    /// Median and quartiles of `name / base`, taken within each round: a slow minute of the machine hits both
+    /// sides and cancels out.
+    pub(crate) fn ratio(&self, name: &str, base: &str) -> Option<Spread> {
+        let pairs = self.values(name).iter().zip(self.values(base));
+        Spread::of(&pairs.map(|(value, base)| value / base).collect::<Vec<_>>())
+    }
+}
