@@ -44,8 +44,12 @@ impl Ours {
 
     /// The workers' process ids.
     pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
-        let slots = self.pool.which_children().await;
-        let pids: Vec<_> = slots.iter().filter_map(|slot| slot.status.pid).collect();
+        let tree = self.pool.tree().await;
+        let pids: Vec<_> = tree
+            .children()
+            .iter()
+            .filter_map(|slot| slot.status.pid)
+            .collect();
         if pids.len() == self.workers {
             Ok(pids)
         } else {
