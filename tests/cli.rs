@@ -12,10 +12,11 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use support::{Home, signal, wait_for};
+use tokio::time::Instant;
 
 #[track_caller]
 fn prints(args: &[&str], expected: &str) {
@@ -448,7 +449,8 @@ fn without_a_python_each_candidate_is_listed_with_why_not() {
     let ran = support::finish(
         command
             .env("PATH", home.dir().join("bin"))
-            .env_remove("SNAKEPIT_PYTHON"),
+            .env_remove("SNAKEPIT_PYTHON")
+            .env_remove("VIRTUAL_ENV"),
     );
     assert_eq!(ran.code, 1);
     for part in [

@@ -13,7 +13,7 @@ use std::{
     process::Command,
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use snakepit::{
@@ -21,6 +21,7 @@ use snakepit::{
     python_env::{PythonEnvError, Step, WorkerPackageSource},
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// A directory for a cache and for fake interpreters.
 struct Home(TempDir);
@@ -246,7 +247,6 @@ fn without_any_interpreter_the_remedy_is_told() {
         .build()
         .unwrap_err()
         .to_string();
-    // An interpreter named in this process's environment is found in any case.
     assert!(error.contains("install Python 3.11"), "{error}");
 }
 

@@ -6,10 +6,11 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// Bound on anything a test waits for: the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(60);
