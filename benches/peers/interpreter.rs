@@ -59,7 +59,9 @@ impl Interpreter {
             .arg("snakepit/worker/v1/worker.proto"))
         .await?;
         // Discovery happens once in a service's life; it is not part of any start that is timed here.
-        let chosen = PythonEnv::builder().interpreter(&python).cache_dir(target.join("bench-cache"));
+        let chosen = PythonEnv::builder()
+            .interpreter(&python)
+            .cache_dir(target.join("bench-cache"));
         Ok(Self {
             environment: tokio::task::spawn_blocking(|| chosen.build()).await??,
             programs: root.join("benches/peers/python"),

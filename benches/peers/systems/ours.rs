@@ -44,8 +44,12 @@ impl Ours {
 
     /// The workers' process ids.
     pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
-        let slots = self.pool.which_children().await;
-        let pids: Vec<_> = slots.iter().filter_map(|slot| slot.status.pid).collect();
+        let status = self.pool.status().await;
+        let pids: Vec<_> = status
+            .workers
+            .iter()
+            .filter_map(|worker| worker.child.status.pid)
+            .collect();
         if pids.len() == self.workers {
             Ok(pids)
         } else {
