@@ -7,7 +7,7 @@ use snakepit_core::{
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
     pool::{Pool as CorePool, PoolStartError},
-    supervision::{ResourceFactory, Shutdown},
+    supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
@@ -43,7 +43,7 @@ pub struct PoolBuilder {
     launcher: Option<Arc<dyn Launcher>>,
     ledger: Option<Arc<dyn Ledger>>,
     resources: Vec<Arc<dyn ResourceFactory>>,
-    metrics: Option<Duration>,
+    metrics: bool,
     queue_limit: Option<Option<usize>>,
     deadline: Option<Duration>,
     cancel_grace: Option<Duration>,
@@ -68,7 +68,7 @@ impl PoolBuilder {
             launcher: None,
             ledger: None,
             resources: Vec::new(),
-            metrics: Some(Duration::from_secs(5)),
+            metrics: true,
             queue_limit: None,
             deadline: None,
             cancel_grace: None,
@@ -165,11 +165,11 @@ impl PoolBuilder {
         self
     }
 
-    /// How often memory and CPU of each worker's process tree are sampled; `None` for never. Default 5 s: one scan of
-    /// the process table serves all slots of the host.
-    pub fn metrics(self, interval: Option<Duration>) -> Self {
+    /// Whether memory and CPU of each worker's process tree are measured. Default yes: one scan of the process
+    /// table every 5 s serves all pools of the host; [`Sampler::host`](snakepit_core::supervision::Sampler::host) changes the interval.
+    pub fn metrics(self, measured: bool) -> Self {
         Self {
-            metrics: interval,
+            metrics: measured,
             ..self
         }
     }
@@ -279,6 +279,7 @@ impl PoolBuilder {
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);
 
+        let metrics = events.clone();
         let mut pool =
             CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
         if let Some(workers) = self.workers {
@@ -295,6 +296,9 @@ impl PoolBuilder {
         }
         if let Some(shutdown) = self.shutdown {
             pool = pool.shutdown(shutdown);
+        }
+        if self.metrics {
+            pool = pool.resource(Arc::new(MetricsCollector::new(metrics)));
         }
         for resource in self.resources {
             pool = pool.resource(resource);

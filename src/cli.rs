@@ -4,11 +4,16 @@
 //! the call or the operation failed, 2 when it was used wrongly.
 
 mod args;
+mod bench;
+mod call;
+mod demo;
 mod doctor;
 mod failure;
 mod json;
+mod logging;
 mod output;
 mod progress;
+mod session;
 
 use std::process::ExitCode;
 
@@ -18,8 +23,11 @@ use args::{Cli, Command};
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.command {
+    let Cli { verbose, command } = Cli::parse();
+    let done = match command {
+        Command::Call(args) => call::run(&args, verbose),
+        Command::Demo(args) => demo::run(&args, verbose),
+        Command::Bench(args) => bench::run(&args, verbose),
         Command::Doctor(args) => doctor::run(&args),
     };
     match done {

@@ -15,7 +15,7 @@ use snakepit::{
 
 async fn lost(pool: &Pool, function: &str, args: impl serde::Serialize) -> Box<WorkerLost> {
     let error = pool.call::<_, Value>(function, args).await.unwrap_err();
-    assert!(error.may_have_executed());
+    assert!(error.may_have_executed(), "{error:?}");
     match error {
         CallError::WorkerLost(lost) => lost,
         other => panic!("{other:?}"),

@@ -94,7 +94,8 @@ def _reduce_numpy(module: Any, value: Any) -> tuple[int, Any] | None:
         dtype = value.dtype
         if dtype.kind not in _PLAIN_KINDS:
             raise Unrepresentable(f"is an array of dtype {dtype}, which cannot be represented")
-        data = value if value.flags.c_contiguous else module.ascontiguousarray(value)
+        # Flat: an array without dimensions has no shape for the buffer protocol to tell.
+        data = module.ascontiguousarray(value).reshape(-1)
         return NDARRAY, (dtype.str, value.shape, data)
     if isinstance(value, module.generic):
         item = value.item()
@@ -196,7 +197,7 @@ _RESTORERS = {
 
 
 def empty_array(dtype: Any, shape: Any, size: int) -> Any:
-    """An array to be filled with ``size`` bytes."""
+    """An array, and a flat view of its memory to be filled with ``size`` bytes."""
     try:
         import numpy
     except ImportError as error:
@@ -217,6 +218,7 @@ def empty_array(dtype: Any, shape: Any, size: int) -> Any:
     if expected != size:
         raise Unrepresentable(f"is an array of dtype {dtype} and shape {shape}, which takes {expected} bytes, not {size}")
     try:
-        return numpy.empty(shape, parsed)
+        array = numpy.empty(shape, parsed)
     except (ValueError, MemoryError) as error:
         raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None
+    return array, array.reshape(-1)

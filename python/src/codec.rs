@@ -25,7 +25,7 @@ pub(crate) struct Values {
     reduce: Py<PyAny>,
     /// Extension code and payload to object.
     restore: Py<PyAny>,
-    /// An uninitialised array to copy into.
+    /// An uninitialised array, and a flat view of it to copy into.
     empty_array: Py<PyAny>,
     /// Raised by the above for what cannot be represented.
     unrepresentable: Py<PyAny>,

@@ -34,6 +34,9 @@
 //! environment, nor when it changed to a user that we may not look into. What a worker handed to a daemon
 //! of the system (`at`, `systemd-run`, a container engine) is not part of its tree.
 //!
+//! Descriptors that the host itself opened without close-on-exec pass to its workers, as to any child. The standard
+//! library and tokio open none like that.
+//!
 //! There is **no gate** for a foreign program: it runs from the moment it is created. The Snakepit runtime waits
 //! for the preamble on its channel and imports nothing before.
 //!

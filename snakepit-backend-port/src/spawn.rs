@@ -17,11 +17,11 @@ use rustix::{
     fs::{Access, access},
     io::Errno,
 };
+use snakepit_core::launch::env;
 use snakepit_core::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo},
     process::{Pidfd, ProcessIdentity},
 };
-use snakepit_proto::env;
 
 use crate::owned::OwnedChild;
 

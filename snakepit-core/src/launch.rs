@@ -22,6 +22,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+/// The variables by which a launcher tells a process its run, its worker and its channel.
+pub use snakepit_proto::env;
 
 use crate::{
     id::{RunId, WorkerId},

@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use backoff::{Backoff, Quarantine};
 pub use intensity::RestartIntensity;
-pub use metrics::MetricsSample;
+pub use metrics::{MetricsCollector, MetricsSample, Sampler, SamplerCost};
 pub use policy::{RestartPolicy, Shutdown};
 pub use resource::{Resource, ResourceError, ResourceFactory};
 pub use starter::{SlotStarter, SlotStarterFactory, Starter, StarterExit, StarterFactory};

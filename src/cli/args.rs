@@ -1,11 +1,11 @@
 //! What the command takes.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use snakepit::{PythonEnv, python_env::Step};
+use snakepit::{Backend, Pool, PoolBuilder, PythonEnv, Value, python_env::Step};
 
-use super::{failure::Failure, progress::Progress};
+use super::{failure::Failure, json, progress::Progress};
 
 /// Python in supervised worker processes.
 ///
@@ -14,13 +14,102 @@ use super::{failure::Failure, progress::Progress};
 #[derive(Debug, Parser)]
 #[command(name = "snakepit", version, max_term_width = 110)]
 pub(crate) struct Cli {
+    /// Tell every state change on standard error; twice for more. RUST_LOG chooses precisely.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Call(Box<CallArgs>),
+    Demo(Box<DemoArgs>),
+    Bench(Box<BenchArgs>),
     Doctor(DoctorArgs),
+}
+
+/// Call a Python function and print its result as JSON.
+///
+/// The function belongs to any importable module, or to an adapter. What JSON has no word for is written as an
+/// object: {"$bytes": "<base64>"}, {"$set": [...]}, {"$datetime": "2026-01-31T12:00:00"}, {"$float": "nan"}, ...
+///
+/// snakepit call math:hypot 3 4                                  prints 5.0
+/// snakepit call json:dumps '{"a": [1, 2]}' --kwargs '{"indent": 2}'
+/// snakepit call builtins:range 3 --stream                       one JSON value per line
+///
+/// What the function prints and logs appears on standard error. Ctrl-C cancels the call; pressed twice it ends the
+/// worker at once.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct CallArgs {
+    /// The function, as in math:hypot or package.module:Class.method; a bare name is looked up in the adapters.
+    #[arg(value_name = "MODULE:FUNCTION")]
+    pub(crate) function: String,
+    /// Positional arguments, each as JSON; strings in quotes: '"text"'.
+    #[arg(value_name = "JSON_ARG", value_parser = json_value, allow_negative_numbers = true)]
+    pub(crate) args: Vec<Value>,
+    /// Keyword arguments as a JSON object: '{"indent": 2}'.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub(crate) kwargs: Option<Value>,
+    /// Print what the function yields, one JSON value per line, as it arrives.
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Cancel the call when it takes longer, as in 5s or 250ms. Starting the worker is not counted.
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Workers to start.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
+    #[command(flatten)]
+    pub(crate) python: PythonArgs,
+}
+
+/// Show what a pool does, on a hundred years of the river Nile.
+///
+/// It starts workers, calls them, streams from one, lets all compute at once, kills one in mid-call, and ends them.
+/// Every figure it prints was measured in this very run.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Workers to start.
+    #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// Backend that starts the workers [default: the first that is compiled in].
+    #[arg(long, value_name = "NAME", value_parser = backend)]
+    pub(crate) backend: Option<Backend>,
+    #[command(flatten)]
+    pub(crate) python: PythonArgs,
+}
+
+/// Measure how fast calls are on this machine.
+///
+/// Each caller sends bytes to a worker, which sends them back, and begins again. Standard output has the figures.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Workers to start.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    pub(crate) workers: usize,
+    /// Callers that call at the same time.
+    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one)]
+    pub(crate) concurrency: usize,
+    /// Bytes sent each way, as in 1024, 64KiB or 1MiB.
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = byte_count)]
+    pub(crate) payload: usize,
+    /// How long to measure, in seconds or as in 500ms.
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub(crate) duration: Duration,
+    /// Import this module in each worker before it is ready, as an adapter would; may be repeated.
+    #[arg(long, value_name = "MODULE")]
+    pub(crate) preload: Vec<String>,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) pool: PoolArgs,
+    #[command(flatten)]
+    pub(crate) python: PythonArgs,
 }
 
 /// Show what this machine offers and what is missing, each with the remedy.
@@ -34,6 +123,53 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) python: PythonArgs,
+}
+
+/// What the workers import and how they are started.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PoolArgs {
+    /// Put this directory in front of sys.path; may be repeated. The working directory is not on it by itself.
+    #[arg(long = "path", value_name = "DIR", value_parser = directory)]
+    paths: Vec<PathBuf>,
+    /// Import this module before the worker is ready; its functions go by their bare names. May be repeated.
+    #[arg(long = "adapter", value_name = "MODULE")]
+    adapters: Vec<String>,
+    /// Backend that starts the workers [default: the first that is compiled in].
+    #[arg(long, value_name = "NAME", value_parser = backend)]
+    backend: Option<Backend>,
+}
+
+impl PoolArgs {
+    /// A pool by these settings.
+    pub(crate) fn builder(&self, name: &str) -> Result<PoolBuilder, Failure> {
+        let mut builder = Pool::builder().name(name);
+        for path in &self.paths {
+            builder = builder.path(path);
+        }
+        for adapter in &self.adapters {
+            builder = builder.adapter(adapter);
+        }
+        if let Some(backend) = self.backend {
+            builder = builder.backend(backend);
+        }
+        Ok(builder)
+    }
+
+    /// The name of the backend that will start the workers.
+    pub(crate) fn backend_name(&self) -> &'static str {
+        backend_name(self.backend)
+    }
+
+    pub(crate) fn has_adapters(&self) -> bool {
+        !self.adapters.is_empty()
+    }
+}
+
+/// The name of the chosen backend, or of the one that is chosen when none is.
+pub(crate) fn backend_name(chosen: Option<Backend>) -> &'static str {
+    chosen
+        .or_else(|| Backend::compiled_in().next())
+        .map_or("none", Backend::name)
 }
 
 /// Which Python the workers run on.
@@ -62,4 +198,83 @@ impl PythonArgs {
         }
         Ok(builder.build()?)
     }
+}
+
+fn json_value(text: &str) -> Result<Value, String> {
+    json::parse(text).map_err(|error| error.to_string())
+}
+
+fn json_object(text: &str) -> Result<Value, String> {
+    match json_value(text)? {
+        value @ Value::Map(_) => Ok(value),
+        _ => Err(r#"keyword arguments are an object, as in '{"indent": 2}'"#.to_owned()),
+    }
+}
+
+/// A time above zero, as people write it.
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it has to be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write a number and a unit, as in 5s or 250ms")),
+    }
+}
+
+/// As [`positive_duration`]; a lone number is seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(number) => Duration::try_from_secs_f64(number)
+            .ok()
+            .filter(|duration| !duration.is_zero())
+            .ok_or_else(|| "it has to be longer than nothing".to_owned()),
+        Err(_) => positive_duration(text),
+    }
+}
+
+/// A number of bytes with a binary unit, or none.
+fn byte_count(text: &str) -> Result<usize, String> {
+    /// What one message takes, with room for its frame.
+    const MOST: usize = (2 << 30) - (1 << 20);
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err("known units are KiB, MiB and GiB".to_owned()),
+    };
+    let number: usize = digits
+        .trim()
+        .parse()
+        .map_err(|_| "a whole number of bytes is needed".to_owned())?;
+    number
+        .checked_mul(unit)
+        .filter(|bytes| *bytes <= MOST)
+        .ok_or_else(|| "a message is limited to 2 GiB".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least one is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("a whole number from 1 on is needed".to_owned()),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = std::path::absolute(text).map_err(|error| error.to_string())?;
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(path),
+        Ok(_) => Err("it is not a directory".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A backend that is there: one that is not compiled in is as wrong as one that does not exist.
+fn backend(name: &str) -> Result<Backend, String> {
+    let backend: Backend = name
+        .parse()
+        .map_err(|error: snakepit::BackendError| error.to_string())?;
+    backend.launcher().map_err(|error| error.to_string())?;
+    Ok(backend)
 }

@@ -7,7 +7,7 @@ mod read;
 mod text_forms;
 mod write;
 
-pub(crate) use read::{JsonError, parse};
+pub(crate) use read::parse;
 pub(crate) use write::AsJson;
 
 /// The words for what JSON lacks, for error messages.

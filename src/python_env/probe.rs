@@ -46,7 +46,7 @@ pub(super) fn ask(path: &Path) -> Result<Interpreter, Unfit> {
         .split_once("snakepit-probe\n")
         .map(|(_, answer)| answer);
     let Some(answer) = answer.filter(|_| finished.status.success()) else {
-        let words = finished.last_words(1);
+        let words = finished.reason();
         let said = if words.is_empty() {
             String::new()
         } else {

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Read},
-    os::unix::process::CommandExt as _,
     process::{Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -11,7 +10,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 /// What is kept of each output stream; a resolver that cannot find a package prints a lot.
@@ -28,6 +27,18 @@ pub(super) struct Finished {
 }
 
 impl Finished {
+    /// What it said about its failure, on one line: the exception that ends a traceback, else what came first.
+    pub(super) fn reason(&self) -> String {
+        let mut lines = self.stderr.lines().filter(|line| !line.trim().is_empty());
+        let traceback = self.stderr.contains("Traceback (most recent call last)");
+        let line = if traceback {
+            lines.next_back()
+        } else {
+            lines.next()
+        };
+        line.unwrap_or_default().trim().to_owned()
+    }
+
     /// The last lines it wrote, standard error first choice, for an error message.
     pub(super) fn last_words(&self, lines: usize) -> String {
         let text = if self.stderr.trim().is_empty() {
@@ -41,13 +52,13 @@ impl Finished {
 }
 
 /// Runs `command` with no input; `Ok(None)` when it did not end within `limit` and was killed.
+///
+/// It stays in our process group, so that Ctrl-C at a terminal ends a long installation too.
 pub(super) fn run(command: &mut Command, limit: Duration) -> io::Result<Option<Finished>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Its own group, so that a time-out ends what it started as well.
-        .process_group(0)
         .spawn()?;
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);
@@ -59,8 +70,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> io::Result<Option<F
         rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref()))
     });
     if matches!(ended, Ok(0)) {
-        // The group exists until we wait for its leader; an error can only say that it has just ended.
-        let _ = kill_process_group(pid, Signal::KILL);
+        child.kill()?;
         child.wait()?;
         return Ok(None);
     }

@@ -44,11 +44,11 @@ impl Ours {
 
     /// The workers' process ids.
     pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
-        let status = self.pool.status().await;
-        let pids: Vec<_> = status
-            .workers
+        let tree = self.pool.tree().await;
+        let pids: Vec<_> = tree
+            .children()
             .iter()
-            .filter_map(|worker| worker.child.status.pid)
+            .filter_map(|slot| slot.status.pid)
             .collect();
         if pids.len() == self.workers {
             Ok(pids)

@@ -426,11 +426,12 @@ impl<'a, 'py> Decoder<'a, 'py> {
         let data = self.take(len)?;
         self.finish()?;
         let make = values(self.py)?.empty_array.bind(self.py);
-        let array = match make.call1((dtype, shape, len)) {
-            Ok(array) => array,
+        let made = match make.call1((dtype, shape, len)) {
+            Ok(made) => made,
             Err(error) => return Err(DecodeError::new(unrepresentable(self.py, error)?)),
         };
-        Memory::of(&array)?.fill(data, self.py)?;
+        let (array, memory): (Object<'py>, Object<'py>) = made.extract()?;
+        Memory::of(&memory)?.fill(data, self.py)?;
         Ok(array)
     }
 }

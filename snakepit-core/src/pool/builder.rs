@@ -28,11 +28,8 @@ const STOP_HOOKS: Duration = Duration::from_secs(2);
 /// What does not change in a pool's life.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) workers: usize,
-    pub(super) queue_limit: Option<usize>,
     pub(super) deadline: Option<Duration>,
     pub(super) cancel_grace: Duration,
-    pub(super) start_timeout: Duration,
     pub(super) shutdown: Shutdown,
 }
 
@@ -165,11 +162,8 @@ impl PoolBuilder {
         let observer: Arc<dyn SlotObserver> = Arc::new(Arc::clone(&dispatch));
         let supervisor = self.supervise(&observer).await;
         let settings = Settings {
-            workers: self.workers,
-            queue_limit: self.queue_limit,
             deadline: self.deadline,
             cancel_grace: self.cancel_grace,
-            start_timeout: self.start_timeout,
             shutdown: self.shutdown,
         };
         let pool = Pool {

@@ -48,6 +48,11 @@ impl Lease {
         worker.down().await
     }
 
+    /// The worker is leaving: it is not lent again.
+    pub(super) fn retire(self) {
+        self.seat.retire();
+    }
+
     /// Declares the worker unfit; its starter replaces it.
     pub(super) fn condemn(self, reason: DownReason) {
         self.seat.retire();

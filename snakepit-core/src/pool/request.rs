@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use snakepit_proto::v1::{CallRequest, CallResponse, call_response::Outcome};
+use snakepit_proto::v1::{CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -115,16 +115,25 @@ impl<'a> Request<'a> {
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
         let mut attempt = Attempt::new(self);
-        let lease = attempt.checkout().await?;
-        let call_id = attempt.begin(&lease);
-        let request = attempt.call_request(call_id);
-        let work = lease.seat().client.call(request);
-        let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
-        match attempt.within(underway.work()).await {
-            Some(Ok(answer)) => attempt.answer(underway.finish(), answer),
-            Some(Err(error)) => Err(attempt.lost(underway.finish(), &error).await),
-            // Dropping what is under way cancels the call and gives the worker back when it has stopped.
-            None => Err(attempt.overdue()),
+        loop {
+            let lease = attempt.checkout().await?;
+            let call_id = attempt.begin(&lease);
+            let work = lease.seat().client.call(attempt.call_request(call_id));
+            let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
+            match attempt.within(underway.work()).await {
+                Some(Ok(answer)) => {
+                    let lease = underway.finish();
+                    if is_shutting_down(&answer) {
+                        // Certainly not executed. That worker is leaving, so each turn takes another one.
+                        lease.retire();
+                        continue;
+                    }
+                    return attempt.answer(lease, answer);
+                }
+                Some(Err(error)) => return Err(attempt.lost(underway.finish(), &error).await),
+                // Dropping what is under way cancels the call and gives the worker back when it has stopped.
+                None => return Err(attempt.overdue()),
+            }
         }
     }
 
@@ -149,6 +158,10 @@ impl<'a> Request<'a> {
             None => Err(attempt.overdue()),
         }
     }
+}
+
+fn is_shutting_down(answer: &CallResponse) -> bool {
+    matches!(&answer.outcome, Some(Outcome::Error(error)) if error.kind() == Kind::ShuttingDown)
 }
 
 /// What is known of a call while it is made.
@@ -211,15 +224,15 @@ impl Attempt {
         lease.seat().begin(now)
     }
 
-    fn call_request(&mut self, call_id: u64) -> CallRequest {
+    fn call_request(&self, call_id: u64) -> CallRequest {
         let left = self
             .deadline
             .map(|(_, at)| at.saturating_duration_since(Instant::now()));
         CallRequest {
             call_id,
             function: self.function.as_ref().to_owned(),
-            args: std::mem::take(&mut self.args),
-            kwargs: std::mem::take(&mut self.kwargs),
+            args: self.args.clone(),
+            kwargs: self.kwargs.clone(),
             deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
         }
     }

@@ -1,0 +1,117 @@
+//! `snakepit bench`: how fast calls are on this machine.
+
+mod histogram;
+mod memory;
+mod report;
+
+use std::{process::ExitCode, time::Duration};
+
+use snakepit::{CallError, Pool, Value};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    args::BenchArgs,
+    failure::Failure,
+    logging::{self, Show},
+    output,
+    progress::Progress,
+    session,
+};
+use histogram::Histogram;
+use report::Report;
+
+/// Answers its argument, without a copy: what is measured is the way there and back.
+const ECHO: &str = "builtins:bytes";
+/// Calls before the clock starts: caches fill, connections settle. A quarter of a short run.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Measures and reports.
+pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
+    logging::start(Show::Workers, verbose);
+    let python = args.python.environment()?;
+    let version = python.interpreter().version();
+    let builder = args
+        .pool
+        .builder("bench")?
+        .workers(args.workers)
+        .python(python)
+        // A scan of the process table in the middle of a measurement is not what is measured.
+        .metrics(None);
+    let builder = args
+        .preload
+        .iter()
+        .fold(builder, |builder, module| builder.adapter(module));
+
+    let began = Instant::now();
+    let report = session::full_runtime()?.block_on(session::with_pool(builder, async |pool| {
+        let start = began.elapsed();
+        let progress = Progress::start();
+        progress.teller()(format!(
+            "{} callers for {}",
+            args.concurrency,
+            output::duration(args.duration)
+        ));
+        let payload = Value::Bytes(vec![b'x'; args.payload].into());
+        let warm_up = WARM_UP.min(args.duration / 4);
+        load(pool, args.concurrency, &payload, warm_up).await?;
+        let (latencies, elapsed) = load(pool, args.concurrency, &payload, args.duration).await?;
+        let pids: Vec<u32> = pool
+            .status()
+            .await
+            .workers
+            .iter()
+            .filter_map(|worker| worker.child.status.pid)
+            .collect();
+        Ok(Report {
+            python: version.to_string(),
+            backend: args.pool.backend_name(),
+            workers: args.workers,
+            concurrency: args.concurrency,
+            payload_bytes: args.payload,
+            start,
+            elapsed,
+            latencies,
+            memory: pids.iter().filter_map(|pid| memory::pss(*pid)).collect(),
+        })
+    }))?;
+    if args.json {
+        output::json(&report.as_json())?;
+    } else {
+        report.print()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps `callers` calls under way for `duration`; gives the latencies and the time it really took.
+async fn load(
+    pool: &Pool,
+    callers: usize,
+    payload: &Value,
+    duration: Duration,
+) -> Result<(Histogram, Duration), Failure> {
+    let began = Instant::now();
+    let until = began + duration;
+    let mut tasks = JoinSet::new();
+    for _ in 0..callers {
+        tasks.spawn(caller(pool.clone(), payload.clone(), until));
+    }
+    let mut all = Histogram::new();
+    while let Some(done) = tasks.join_next().await {
+        let latencies = done.map_err(|panic| Failure::Failed(panic.to_string()))??;
+        all.add(&latencies);
+    }
+    Ok((all, began.elapsed()))
+}
+
+async fn caller(pool: Pool, payload: Value, until: Instant) -> Result<Histogram, CallError> {
+    let mut latencies = Histogram::new();
+    let args = [payload];
+    loop {
+        let began = Instant::now();
+        if began >= until {
+            return Ok(latencies);
+        }
+        let _: Value = pool.request(ECHO).args(&args)?.send().await?;
+        latencies.record(began.elapsed());
+    }
+}

@@ -1,0 +1,76 @@
+//! `snakepit demo`: what a pool does, shown on a real question.
+
+mod crash;
+mod material;
+mod show;
+mod steps;
+mod survivors;
+
+use std::process::ExitCode;
+
+use tokio::time::Instant;
+
+use super::{
+    args::{self, DemoArgs},
+    failure::Failure,
+    logging::{self, Show},
+    output::{self, Style},
+    session,
+};
+use material::Material;
+use show::Show as Display;
+
+/// Shows everything, one step after the other.
+pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
+    // A worker is killed on purpose: what would be a warning elsewhere is told by the tour itself.
+    logging::start(Show::Errors, verbose);
+    let display = Display::new(Style::of_stdout());
+    display.title(args.workers)?;
+    let python = args.python.environment()?;
+    let about = format!(
+        "Python {}, {} backend",
+        python.interpreter().version(),
+        args::backend_name(args.backend)
+    );
+    let material = Material::lay()?;
+    let mut builder = snakepit::Pool::builder()
+        .name("demo")
+        .workers(args.workers)
+        .adapter("nile")
+        .path(material.dir())
+        .python(python);
+    if let Some(backend) = args.backend {
+        builder = builder.backend(backend);
+    }
+
+    let runtime = session::full_runtime()?;
+    let began = Instant::now();
+    let before = runtime.block_on(session::with_pool(builder, async |pool| {
+        let started = began.elapsed();
+        let tour = steps::Tour::new(pool, &display);
+        tour.start(started, &about).await?;
+        tour.call().await?;
+        tour.stream().await?;
+        tour.compute().await?;
+        tour.numpy().await?;
+        tour.crash().await?;
+        tour.tree().await?;
+        Ok((survivors::count(), Instant::now()))
+    }))?;
+    let (before, ending) = before;
+    let left = survivors::count();
+    display.step(
+        "End",
+        "calls are finished, workers ended, and every process that carries this run's id is looked for",
+    )?;
+    display.figure(
+        format_args!("{before} processes before, {left} after"),
+        Some(ending.elapsed()),
+    )?;
+    if left > 0 {
+        return Err(Failure::Failed(format!("{left} processes of this run are left")));
+    }
+    output::line("")?;
+    display.closing()?;
+    Ok(ExitCode::SUCCESS)
+}
