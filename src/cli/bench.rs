@@ -36,7 +36,7 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
         .workers(args.workers)
         .python(python)
         // A scan of the process table in the middle of a measurement is not what is measured.
-        .metrics(None);
+        .metrics(false);
     let builder = args
         .preload
         .iter()

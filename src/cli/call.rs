@@ -23,7 +23,7 @@ pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
         .workers(args.workers)
         .python(python)
         // Nobody looks at figures of a pool that lives for one call.
-        .metrics(None);
+        .metrics(false);
     session::small_runtime()?.block_on(session::with_pool(builder, async |pool| {
         if args.stream {
             stream(args, pool).await
