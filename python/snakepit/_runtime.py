@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -40,7 +41,7 @@ def install(wakeup_fd: int, inherited: bool) -> None:
     signal.signal(signal.SIGTERM, _on_terminate)
     signal.signal(signal.SIGINT, _on_interrupt if inherited else _on_terminate)
     rearm()
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
 
     from snakepit import _logs
 
@@ -74,6 +75,19 @@ def _on_interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+_HELD_DURING_FORK = {_native.CANCEL_SIGNAL, signal.SIGTERM, signal.SIGINT}
+_mask = _thread._local()
+
+
+def _before_fork() -> None:
+    """A signal to a child that still has the worker's handlers would be lost: it waits until the child has its own."""
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_DURING_FORK)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
 def _after_fork() -> None:
     """A forked child is no worker: it lets go of the channel and of the worker's signals."""
     _native.after_fork()
@@ -86,6 +100,7 @@ def _after_fork() -> None:
     ):
         if signal.getsignal(number) is ours:
             signal.signal(number, default)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
 
 
 def leave_child(error: BaseException | None) -> None:

@@ -251,7 +251,7 @@ class UnixWorker(Worker):
         super().__init__()
         self.path = path
         self.spawn([*arguments, "--path", str(FIXTURES)], f"unix:{path}", stdin=subprocess.DEVNULL, **options)
-        self.channel = grpc.insecure_channel(f"unix:{path}", options=PLAIN_AUTHORITY)
+        self.channel = grpc.insecure_channel(f"unix:{path}", options=UNLIMITED)
         self.data = rpc.WorkerStub(self.channel)
         self.control = rpc.WorkerControlStub(self.channel)
 
