@@ -42,7 +42,9 @@ def test_host_that_leaves_before_the_gate_is_a_quiet_end(inherited_worker: Start
         (struct.pack(">8sHHI", b"SNAKEPIT", 1, 1, 2**31), "bytes of body"),
     ],
 )
-def test_wrong_preamble_is_refused_with_the_reason(inherited_worker: Start, preamble: bytes, says: str) -> None:
+def test_wrong_preamble_is_refused_with_the_reason(
+    inherited_worker: Start, preamble: bytes, says: str
+) -> None:
     worker = inherited_worker(ready=False)
     worker.open_gate(preamble)
     assert worker.wait() == 2
@@ -282,7 +284,10 @@ def test_sigint_while_idle_is_ignored_and_raises_in_a_call(inherited_worker: Sta
 def test_signal_handlers_of_user_code_run_while_idle(inherited_worker: Start, tmp_path: Path) -> None:
     worker = inherited_worker()
     target = tmp_path / "signalled"
-    worker.call("builtins:exec", f"import signal; signal.signal(signal.SIGUSR1, lambda *_: open({str(target)!r}, 'w'))")
+    worker.call(
+        "builtins:exec",
+        f"import signal; signal.signal(signal.SIGUSR1, lambda *_: open({str(target)!r}, 'w'))",
+    )
     worker.process.send_signal(signal.SIGUSR1)
     eventually(target.exists)
     assert worker.call("echo", 1) == 1
@@ -360,7 +365,9 @@ def test_health_follows_the_workers_life(inherited_worker: Start) -> None:
     health = health_pb2_grpc.HealthStub(worker.channels[1])
 
     def status() -> int:
-        return health.Check(health_pb2.HealthCheckRequest(service="snakepit.worker.v1.Worker"), timeout=5).status
+        return health.Check(
+            health_pb2.HealthCheckRequest(service="snakepit.worker.v1.Worker"), timeout=5
+        ).status
 
     assert status() == health_pb2.HealthCheckResponse.NOT_SERVING
     worker.handshake()

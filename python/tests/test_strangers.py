@@ -49,10 +49,12 @@ def test_reflection_lists_the_services(worker: UnixWorker, version: str) -> None
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    requests = iter([
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="snakepit.worker.v1.Worker"),
-    ])
+    requests = iter(
+        [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="snakepit.worker.v1.Worker"),
+        ]
+    )
     listing, file = call(requests, timeout=10)
     names = {service.name for service in listing.list_services_response.service}
     assert {"snakepit.worker.v1.Worker", "snakepit.worker.v1.WorkerControl", "grpc.health.v1.Health"} <= names
@@ -174,7 +176,10 @@ def test_bad_input_is_refused_with_what_would_be_right(arguments: list[str], cha
 
 def test_help_is_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "snakepit", "--help"], capture_output=True, text=True, cwd=tempfile.gettempdir()
+        [sys.executable, "-m", "snakepit", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
     )
     assert done.returncode == 0
     assert "SNAKEPIT_CHANNEL" in done.stdout
@@ -187,3 +192,15 @@ def test_broken_adapter_on_the_command_line_is_shown(tmp_path: Path) -> None:
     assert "broken_import.py" in worker.stderr_text
     assert not worker.path.exists()
     worker.end()
+
+
+def test_caller_that_gives_up_while_waiting_is_not_executed(worker: UnixWorker, tmp_path: Path) -> None:
+    first = worker.begin("sleep", 0.5)
+    eventually(lambda: worker.running() == first.call_id)
+    marker = tmp_path / "executed"
+    second = worker.begin("builtins:open", str(marker), "w")
+    second.cancel()
+    third = worker.begin("echo", "after")
+    assert worker.finish(first) == "slept"
+    assert worker.finish(third) == "after"
+    assert not marker.exists()
