@@ -51,7 +51,11 @@ async fn pids_in(file: &Path) -> Vec<u32> {
         if let Ok(text) = fs::read_to_string(file) {
             return text.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
         }
-        assert!(began.elapsed() < common::PATIENCE, "the worker never wrote {}", file.display());
+        assert!(
+            began.elapsed() < common::PATIENCE,
+            "the worker never wrote {}",
+            file.display()
+        );
         sleep(Duration::from_millis(2)).await;
     }
 }
@@ -75,7 +79,10 @@ async fn time_to_vanish(function: &str) -> Duration {
     host.kill();
     let began = Instant::now();
     while !alive.iter().all(Pidfd::has_exited) {
-        assert!(began.elapsed() < Duration::from_secs(20), "{pids:?} outlived the host");
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{pids:?} outlived the host"
+        );
         sleep(Duration::from_millis(1)).await;
     }
     began.elapsed()
@@ -86,7 +93,10 @@ async fn keeps_the_promise(function: &str) {
     let mut times = Vec::new();
     for _ in 0..5 {
         times.push(time_to_vanish(function).await);
-        if times.last().is_some_and(|time| *time < Duration::from_millis(100)) {
+        if times
+            .last()
+            .is_some_and(|time| *time < Duration::from_millis(100))
+        {
             return;
         }
     }
