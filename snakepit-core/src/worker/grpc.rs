@@ -7,9 +7,10 @@ mod output;
 mod start;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use client::{Control, GrpcClient};
 use output::StderrTail;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use super::{Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
 use crate::{
@@ -125,23 +127,40 @@ impl GrpcWorkerSpec {
     }
 }
 
-/// Starts [`GrpcWorker`]s.
+/// Starts [`GrpcWorker`]s. Clones share the starts under way.
 #[derive(Clone, Debug)]
 pub struct GrpcWorkerFactory {
     spec: Arc<GrpcWorkerSpec>,
+    /// The starts of each slot, abandoned ones included.
+    starts: Arc<Mutex<BTreeMap<SlotId, TaskTracker>>>,
 }
 
 impl GrpcWorkerFactory {
     /// A factory of workers of this kind.
     pub fn new(spec: GrpcWorkerSpec) -> Self {
-        Self { spec: Arc::new(spec) }
+        Self {
+            spec: Arc::new(spec),
+            starts: Arc::default(),
+        }
+    }
+
+    fn starts_of(&self, slot: SlotId) -> TaskTracker {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let tracker = starts.entry(slot).or_default();
+        // A closed tracker still takes tasks; only on a closed one can be waited.
+        tracker.close();
+        tracker.clone()
     }
 }
 
 #[async_trait]
 impl WorkerFactory for GrpcWorkerFactory {
     async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
-        start::start(Arc::clone(&self.spec), slot).await
+        start::start(Arc::clone(&self.spec), slot, &self.starts_of(slot)).await
+    }
+
+    async fn settle(&self, slot: SlotId) {
+        self.starts_of(slot).wait().await;
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::{sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
@@ -48,11 +48,15 @@ struct Progress {
 }
 
 /// Starts a worker in a task of its own, so that a caller that leaves cannot leave half a worker behind.
-pub(super) async fn start(spec: Arc<GrpcWorkerSpec>, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+pub(super) async fn start(
+    spec: Arc<GrpcWorkerSpec>,
+    slot: SlotId,
+    starts: &TaskTracker,
+) -> Result<Arc<dyn Worker>, StartError> {
     let abandoned = CancellationToken::new();
     let guard = abandoned.clone().drop_guard();
     let (answer, result) = oneshot::channel();
-    tokio::spawn(async move {
+    starts.spawn(async move {
         let result = run(spec, slot, &abandoned).await;
         // A worker that nobody waits for any more is dropped here, and that kills it; see `run` for the rest.
         if let Err(Ok(worker)) = answer.send(result) {
