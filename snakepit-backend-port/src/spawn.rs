@@ -18,10 +18,9 @@ use rustix::{
     io::Errno,
 };
 use snakepit_core::{
-    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo},
+    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, env},
     process::{Pidfd, ProcessIdentity},
 };
-use snakepit_proto::env;
 
 use crate::owned::OwnedChild;
 

@@ -23,6 +23,9 @@ use std::{
 
 use async_trait::async_trait;
 
+/// Names of the variables that a launcher sets for a worker.
+pub use snakepit_proto::env;
+
 use crate::{
     id::{RunId, WorkerId},
     process::{EndReport, ExitOutcome, ProcessIdentity},
