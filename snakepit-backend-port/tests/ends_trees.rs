@@ -102,6 +102,15 @@ async fn an_orphaned_daemon_that_ignores_sigterm_is_killed() {
 }
 
 #[tokio::test]
+async fn many_daemons_are_all_found() {
+    let launched = launch("many_daemons.py 60").await;
+    assert_eq!(launched.names().len(), 61);
+    let report = launched.process().end(SHORT).await;
+    check(&report, EndStep::Kill, SIGTERM, 60);
+    assert!(launched.survivors().is_empty());
+}
+
+#[tokio::test]
 async fn what_a_crashed_worker_left_is_ended_afterwards() {
     let launched = launch("setsid_daemon.py exit ignore").await;
     assert_eq!(launched.process().exited().await, ExitOutcome::Exited(9));

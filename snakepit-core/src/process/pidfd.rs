@@ -68,16 +68,13 @@ impl Pidfd {
         sys::pidfd_send_signal(self.fd.as_fd(), signal, sys::SIGNAL_PROCESS_GROUP)
     }
 
-    /// Whether this kernel signals groups through pidfds (Linux 6.9 and later). Asked once.
-    pub fn can_signal_groups() -> bool {
+    /// Whether this kernel signals groups through pidfds (Linux 6.9 and later). Asked once, by a signal 0.
+    pub fn can_signal_groups(&self) -> bool {
         static CAN: OnceLock<bool> = OnceLock::new();
         *CAN.get_or_init(|| {
-            // Signal 0 to our own group changes nothing; an old kernel refuses the flag before anything else.
-            // ESRCH is an answer of a kernel that knows the flag: we need not lead a group.
-            match Self::open(std::process::id()).and_then(|own| own.signal_group(0)) {
-                Ok(()) => true,
-                Err(error) => matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)),
-            }
+            // An old kernel refuses the flag before it looks at anything else.
+            let answer = self.signal_group(0).map_err(|error| error.raw_os_error());
+            !matches!(answer, Err(Some(libc::EINVAL | libc::ENOSYS)))
         })
     }
 
