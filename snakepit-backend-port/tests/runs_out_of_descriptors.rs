@@ -17,13 +17,16 @@ use snakepit_core::{
 
 /// Allows so many descriptors more than there are.
 fn allow(more: u64) {
-    // The highest number in use counts, not how many there are; reading the directory needs one itself.
+    set(highest() + more);
+}
+
+/// The highest number in use: the limit is about numbers. Reading the directory needs one itself.
+fn highest() -> u64 {
     let entries = std::fs::read_dir("/proc/self/fd").expect("/proc");
-    let highest = entries
+    entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
         .max()
-        .expect("some are open");
-    set(highest + more);
+        .expect("some are open")
 }
 
 fn set(limit: u64) {
@@ -39,7 +42,8 @@ fn set(limit: u64) {
 async fn a_launch_fails_clean_and_an_end_waits_for_descriptors() {
     let normal = getrlimit(Resource::Nofile).current.expect("a limit");
     // Gaps below the highest number would be used first.
-    let _plugs: Vec<_> = (0..64)
+    let gaps = highest();
+    let _plugs: Vec<_> = (0..gaps)
         .map(|_| std::fs::File::open("/dev/null").expect("it opens"))
         .collect();
     let mut failures = 0;
