@@ -1,7 +1,7 @@
 //! Prints what this backend costs on this machine.
 //!
-//! `cargo run --release -p snakepit-backend-port --example figures [MIB]` touches MIB MiB first, as a large host
-//! would have.
+//! `cargo run --release -p snakepit-backend-port --example figures [MIB [CROWD]]` touches MIB MiB first, as a large
+//! host would have, and starts CROWD processes (100) where it starts many.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,6 +50,9 @@ async fn main() {
     let mib: usize = std::env::args()
         .nth(1)
         .map_or(0, |arg| arg.parse().expect("a number of MiB"));
+    let crowd_size: usize = std::env::args()
+        .nth(2)
+        .map_or(100, |arg| arg.parse().expect("a number"));
     let ballast = vec![1_u8; mib << 20];
     let others = std::fs::read_dir("/proc").map_or(0, |dir| {
         dir.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
@@ -85,7 +88,7 @@ async fn main() {
     let (mut launches, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         let begun = Instant::now();
-        let launching: Vec<_> = (0..100).map(|_| tokio::spawn(launch())).collect();
+        let launching: Vec<_> = (0..crowd_size).map(|_| tokio::spawn(launch())).collect();
         let mut crowd = Vec::new();
         for one in launching {
             crowd.push(one.await.expect("no panic"));
@@ -101,8 +104,8 @@ async fn main() {
         }
         ends.push(begun.elapsed());
     }
-    show("100 launches in parallel", launches);
-    show("100 ends in parallel", ends);
+    show(&format!("{crowd_size} launches in parallel"), launches);
+    show(&format!("{crowd_size} ends in parallel"), ends);
 
     let mut sweeps = Vec::new();
     for _ in 0..100 {

@@ -31,7 +31,7 @@
 //! backend with a guardian process.
 //!
 //! While the host lives, a process is not found when it left the worker's group, was orphaned *and* cleared its
-//! environment, nor when it changed to a user that we may not look into. What a worker handed to a daemon
+//! environment, nor when it changed to a user that we may not look into (or made itself undumpable, prctl(2)). What a worker handed to a daemon
 //! of the system (`at`, `systemd-run`, a container engine) is not part of its tree.
 //!
 //! Descriptors that the host itself opened without close-on-exec pass to its workers, as to any child. The standard
@@ -39,6 +39,8 @@
 //!
 //! There is **no gate** for a foreign program: it runs from the moment it is created. The Snakepit runtime waits
 //! for the preamble on its channel and imports nothing before.
+//!
+//! A host that ignores SIGTERM hands that on to its workers, as to any child; they are killed after their grace then.
 //!
 //! Limits ([`LaunchLimits`](snakepit_core::launch::LaunchLimits)) are refused: setting a user or a niceness
 //! needs a hook between fork and exec, which costs a copy of the host's page tables for every start.

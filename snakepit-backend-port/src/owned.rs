@@ -1,6 +1,6 @@
 //! The child as the one who reaps it holds it.
 
-use std::{io, process::Child, sync::Arc, time::Duration};
+use std::{process::Child, sync::Arc, time::Duration};
 
 use snakepit_core::{
     launch::LaunchSpec,
@@ -10,6 +10,9 @@ use snakepit_core::{
 /// How long a killed child is waited for where nothing can be awaited. More than a millisecond or two means
 /// state D, and then it stays a zombie until the host ends.
 const REAP_BOUND: Duration = Duration::from_secs(1);
+
+/// Milliseconds for another waiter's wait(2) to finish.
+const RELEASE_LOOKS: u32 = 20;
 
 /// Our child, with the right and the duty to reap it. Dropping it before [`release`](Self::release) kills the
 /// child and what can be reached of its tree.
@@ -74,16 +77,30 @@ impl Leader {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
-        self.outcome().unwrap_or_else(|error| {
-            // Another waiter in this program, or SIGCHLD ignored: then the kernel keeps no status for us.
-            tracing::warn!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker");
-            ExitOutcome::Unknown
-        })
+        // It has ended, so that "nothing to report yet" cannot be.
+        match self.pidfd.peek_outcome() {
+            Ok(outcome) => outcome.unwrap_or(ExitOutcome::Unknown),
+            // Another waiter in this program was faster, or SIGCHLD is ignored. Newer kernels still know.
+            Err(error) => {
+                tracing::debug!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker");
+                self.outcome_after_reap().await
+            }
+        }
     }
 
-    fn outcome(&self) -> io::Result<ExitOutcome> {
-        // It has ended, so that nothing to report yet cannot be.
-        Ok(self.pidfd.peek_outcome()?.unwrap_or(ExitOutcome::Unknown))
+    async fn outcome_after_reap(&self) -> ExitOutcome {
+        // The other waiter has claimed it, and may not be through with it yet.
+        for _ in 0..RELEASE_LOOKS {
+            match self.pidfd.reaped_outcome() {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => {
+                    tracing::warn!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker and has its exit status");
+                    break;
+                }
+            }
+        }
+        ExitOutcome::Unknown
     }
 
     /// Reaps it if it has ended. Repeated calls do no harm: the standard library remembers.

@@ -19,7 +19,7 @@ use rustix::{
 };
 use snakepit_core::launch::env;
 use snakepit_core::{
-    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo},
+    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, env},
     process::{Pidfd, ProcessIdentity},
 };
 

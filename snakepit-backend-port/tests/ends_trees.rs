@@ -5,7 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::{LONG, eventually, launch};
-use snakepit_core::process::{EndReport, EndStep, ExitOutcome};
+use snakepit_core::process::{
+    EndReport, EndStep, ExitOutcome,
+    sweep::{SweepQuery, SweepTarget, sweep},
+};
 use tokio::time::Instant;
 
 const SIGTERM: ExitOutcome = signaled(15);
@@ -99,6 +102,15 @@ async fn an_orphaned_daemon_that_ignores_sigterm_is_killed() {
 }
 
 #[tokio::test]
+async fn many_daemons_are_all_found() {
+    let launched = launch("many_daemons.py 60").await;
+    assert_eq!(launched.names().len(), 61);
+    let report = launched.process().end(SHORT).await;
+    check(&report, EndStep::Kill, SIGTERM, 60);
+    assert!(launched.survivors().is_empty());
+}
+
+#[tokio::test]
 async fn what_a_crashed_worker_left_is_ended_afterwards() {
     let launched = launch("setsid_daemon.py exit ignore").await;
     assert_eq!(launched.process().exited().await, ExitOutcome::Exited(9));
@@ -171,7 +183,12 @@ async fn a_leader_that_left_its_group_is_ended() {
 
 #[tokio::test]
 async fn a_chain_of_forks_that_runs_away_is_caught() {
-    let launched = launch("forks_in_a_chain.py").await;
+    let spec = common::spec("forks_in_a_chain.py");
+    let target = SweepTarget::Worker {
+        run_id: spec.run_id,
+        worker_id: spec.worker_id,
+    };
+    let launched = common::launch_spec(&spec).await;
     let report = launched.process().end(SHORT).await;
     assert_eq!(
         (report.step, report.outcome),
@@ -180,6 +197,10 @@ async fn a_chain_of_forks_that_runs_away_is_caught() {
     );
     assert!(report.remaining.is_empty(), "{report:?}");
     assert!(report.swept > 0, "{report:?}");
+    for _ in 0..50 {
+        let found = sweep(SweepQuery::new(target)).await.unwrap();
+        assert!(found.members.is_empty() && found.fleeting == 0, "{found:?}");
+    }
 }
 
 #[tokio::test]

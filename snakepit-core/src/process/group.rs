@@ -25,8 +25,8 @@ impl ProcessGroup {
     /// The group that `leader` was started as the leader of.
     pub fn led_by(leader: Arc<Pidfd>) -> Self {
         Self {
+            by_pidfd: leader.can_signal_groups(),
             leader,
-            by_pidfd: Pidfd::can_signal_groups(),
         }
     }
 

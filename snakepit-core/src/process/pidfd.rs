@@ -2,7 +2,11 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
     sync::OnceLock,
     time::Duration,
 };
@@ -68,16 +72,13 @@ impl Pidfd {
         sys::pidfd_send_signal(self.fd.as_fd(), signal, sys::SIGNAL_PROCESS_GROUP)
     }
 
-    /// Whether this kernel signals groups through pidfds (Linux 6.9 and later). Asked once.
-    pub fn can_signal_groups() -> bool {
+    /// Whether this kernel signals groups through pidfds (Linux 6.9 and later). Asked once, by a signal 0.
+    pub fn can_signal_groups(&self) -> bool {
         static CAN: OnceLock<bool> = OnceLock::new();
         *CAN.get_or_init(|| {
-            // Signal 0 to our own group changes nothing; an old kernel refuses the flag before anything else.
-            // ESRCH is an answer of a kernel that knows the flag: we need not lead a group.
-            match Self::open(std::process::id()).and_then(|own| own.signal_group(0)) {
-                Ok(()) => true,
-                Err(error) => matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)),
-            }
+            // An old kernel refuses the flag before it looks at anything else.
+            let answer = self.signal_group(0).map_err(|error| error.raw_os_error());
+            !matches!(answer, Err(Some(libc::EINVAL | libc::ENOSYS)))
         })
     }
 
@@ -149,6 +150,16 @@ impl Pidfd {
         self.waitid(WaitIdOptions::empty())
     }
 
+    /// How the process ended, once somebody has reaped it: it need not be our child nor in our PID namespace.
+    /// `None` before that.
+    ///
+    /// # Errors
+    /// `ENOTTY` or `EINVAL` before Linux 6.15.
+    pub fn reaped_outcome(&self) -> io::Result<Option<ExitOutcome>> {
+        let status = sys::reaped_status(self.fd.as_fd())?;
+        Ok(status.map(|status| ExitStatus::from_raw(status).into()))
+    }
+
     fn waitid(&self, extra: WaitIdOptions) -> io::Result<Option<ExitOutcome>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | extra;
         let status = waitid(WaitId::PidFd(self.fd.as_fd()), options)?;
@@ -206,6 +217,36 @@ mod tests {
             core_dumped: false,
         };
         assert_eq!(pidfd.peek_outcome().unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn tells_the_outcome_also_after_somebody_else_reaped_it() {
+        for (script, expected) in [
+            ("exit 7", ExitOutcome::Exited(7)),
+            (
+                "kill -9 $$",
+                ExitOutcome::Signaled {
+                    signal: 9,
+                    core_dumped: false,
+                },
+            ),
+        ] {
+            let child = Child::start(script);
+            let pidfd = Pidfd::open(child.pid()).unwrap();
+            assert!(pidfd.wait_blocking(Duration::from_secs(10)));
+            let before = pidfd.reaped_outcome();
+            drop(child);
+            match pidfd.reaped_outcome() {
+                Ok(outcome) => {
+                    assert_eq!(before.unwrap(), None);
+                    assert_eq!(outcome, Some(expected));
+                }
+                Err(error) => assert!(
+                    matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)),
+                    "{error}"
+                ),
+            }
+        }
     }
 
     #[test]

@@ -50,6 +50,40 @@ pub(super) fn pidfd_send_signal(fd: BorrowedFd<'_>, signal: i32, flags: u32) -> 
     }
 }
 
+/// `struct pidfd_info` of `linux/pidfd.h` in its first version, 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// The wait status of a process that has been reaped, by whomever: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux
+/// 6.15. `None` while it is not reaped.
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` on older kernels.
+pub(super) fn reaped_status(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let mut info = PidfdInfo {
+        mask: u64::from(libc::PIDFD_INFO_EXIT),
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the request carries the size of the structure that `info` is, and `info` outlives the call.
+    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    if answer != 0 {
+        let error = io::Error::last_os_error();
+        // Not reaped yet, so that there is nothing to tell.
+        return match error.raw_os_error() {
+            Some(libc::ESRCH) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    let known = info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
+    Ok(known.then_some(info.exit_code))
+}
+
 /// Watches a descriptor for being readable.
 ///
 /// # Errors
