@@ -4,6 +4,8 @@
 mod common;
 #[path = "supervision/kill.rs"]
 mod kill;
+#[path = "supervision/parallel.rs"]
+mod parallel;
 #[path = "supervision/random.rs"]
 mod random;
 #[path = "supervision/resources.rs"]

@@ -6,6 +6,7 @@ mod launch;
 mod shared;
 mod slot_starter;
 mod state;
+mod wreck;
 
 use std::{fmt, sync::Arc};
 

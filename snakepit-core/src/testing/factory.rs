@@ -19,6 +19,10 @@ use crate::{
     worker::{StartError, StartErrorKind, StartPhase, Worker, WorkerFactory},
 };
 
+/// The first pid of a fake worker: above the kernel's highest (`PID_MAX_LIMIT`, 4,194,304), so that it names no
+/// process.
+const FIRST_PID: u32 = 5_000_001;
+
 /// How a start goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -100,7 +104,7 @@ impl FakeWorkerFactory {
             workers: Mutex::default(),
             abandoned: Mutex::default(),
             settled: Notify::new(),
-            next_pid: AtomicU32::new(1),
+            next_pid: AtomicU32::new(FIRST_PID),
         };
         Self {
             shared: Arc::new(shared),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use snakepit_core::{
+    SlotId,
     event::Events,
     supervision::{
         ChildSpec, DynamicSupervisor, SlotEvent, SlotObserver, SlotStarterFactory, Starter, StarterExit,
-        Supervisor, SupervisorLimits,
+        StarterFactory, Supervisor, SupervisorLimits,
     },
     testing::{FakeResourceFactory, FakeStart, FakeWorkerFactory, Record},
 };
@@ -116,4 +117,35 @@ async fn a_starter_that_panics_ends_its_worker_and_is_restarted() {
     assert_eq!(supervisor.which_children().await[0].starter_restarts, 1);
     supervisor.shutdown().await;
     assert_eq!(fakes.journal().live(SLOT), 0);
+}
+
+/// Makes no starter, ever.
+#[derive(Debug)]
+struct PanickingStarters;
+
+impl StarterFactory for PanickingStarters {
+    fn start(&self, slot: SlotId) -> Arc<dyn Starter> {
+        panic!("no starter for {slot}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_starter_factory_that_panics_only_has_its_own_slot_quarantined() {
+    let bench = Bench::new(FakeWorkerFactory::new());
+    let supervisor = DynamicSupervisor::start(
+        SupervisorLimits::default(),
+        Arc::clone(&bench.observer) as _,
+        bench.events.clone(),
+    );
+    supervisor
+        .start_child(ChildSpec::new(SLOT, Arc::new(bench.starters.clone())))
+        .await
+        .unwrap();
+    let broken = ChildSpec::new(SlotId(1), Arc::new(PanickingStarters));
+    supervisor.start_child(broken).await.unwrap();
+    let quarantined = |event: &SlotEvent| matches!(event, SlotEvent::Quarantined { slot: SlotId(1), .. });
+    bench.observer.wait_for(1, quarantined).await;
+    assert!(bench.observer.ready_worker(SLOT).is_some());
+    supervisor.shutdown().await;
+    assert_eq!(bench.fakes.journal().live_in_all(), 0);
 }

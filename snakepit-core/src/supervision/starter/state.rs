@@ -1,8 +1,12 @@
 //! The rules of a starter: what follows from what, without I/O and without a clock.
 
+mod event;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub(super) use event::{Effect, Event, Exit, Wait};
 
 use crate::supervision::{
     Backoff, RestartIntensity, RestartPolicy, backoff::Jitter, intensity::RestartHistory,
@@ -14,80 +18,6 @@ pub(super) struct Rules {
     pub(super) restart: RestartPolicy,
     pub(super) intensity: RestartIntensity,
     pub(super) backoff: Backoff,
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// The starter begins.
-    Begin,
-    /// The start that was under way gave a worker.
-    Ready,
-    /// The start that was under way failed and left nothing behind.
-    StartFailed,
-    /// The start that was under way was cancelled and left nothing behind.
-    StartCancelled,
-    /// The worker cannot serve any more; `normal` when the host asked for that.
-    Down { normal: bool },
-    /// The resources have ended.
-    ResourcesEnded,
-    /// Nothing of the worker is left.
-    WorkerEnded,
-    /// The pause is over.
-    PauseOver,
-    /// The host asks for the end, for the first time or in less time.
-    Terminate,
-}
-
-/// What is to be done, in order.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Effect {
-    /// Begin to start a worker.
-    Start,
-    /// Drop the start that is under way.
-    CancelStart,
-    /// Tell that the worker is ready.
-    TellReady,
-    /// Tell why the start failed.
-    TellStartFailed,
-    /// Tell that the worker is down, from its own account.
-    TellDown,
-    /// Tell that the worker is down because the host asks for the end.
-    TellRequested,
-    /// Begin to start the resources.
-    StartResources,
-    /// Begin to end the resources.
-    EndResources,
-    /// Tell that restart number `restart` of the series waits.
-    TellPause { restart: u32, pause: Duration },
-    /// Tell that the intensity is exceeded.
-    TellGaveUp,
-    /// Report the end of the starter.
-    Finish(Exit),
-}
-
-/// How the starter ends by its own rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exit {
-    Terminated,
-    GaveUp,
-}
-
-/// What a starter waits for, beside a request to terminate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// Nothing else.
-    Request,
-    /// The start under way.
-    Start,
-    /// The worker going down.
-    Down,
-    /// The resources' end.
-    ResourcesEnd,
-    /// The worker's end, which is asked for by waiting for it.
-    WorkerEnd,
-    /// This time.
-    Until(Instant),
 }
 
 /// What follows once the worker has ended.

@@ -1,6 +1,10 @@
 //! The loop around the supervisor's rules.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -212,12 +216,12 @@ impl Actor {
                 }
                 Effect::TellQuarantined(slot, pause) => {
                     self.events.emit(EventKind::SlotQuarantined { slot, pause });
-                    self.observer.slot_event(SlotEvent::Quarantined { slot, pause });
+                    self.tell(SlotEvent::Quarantined { slot, pause });
                 }
                 Effect::Forget(slot) => {
                     let entry = self.children.remove(&slot);
                     self.events.emit(EventKind::SlotTerminated { slot });
-                    self.observer.slot_event(SlotEvent::Terminated { slot });
+                    self.tell(SlotEvent::Terminated { slot });
                     for waiter in entry.into_iter().flat_map(|entry| entry.waiters) {
                         // An error only says that the caller has left.
                         let _ = waiter.send(Ok(()));
@@ -228,11 +232,25 @@ impl Actor {
         }
     }
 
+    fn tell(&self, event: SlotEvent) {
+        // Foreign code: its panic must not take the slots' supervisor along. The panic itself was printed.
+        if catch_unwind(AssertUnwindSafe(|| self.observer.slot_event(event))).is_err() {
+            tracing::error!(pool = self.events.pool(), "the observer panicked");
+        }
+    }
+
     fn start(&mut self, slot: SlotId) {
         let Some(entry) = self.children.get_mut(&slot) else {
             return;
         };
-        let starter = entry.spec.starter.start(slot);
+        let factory = &*entry.spec.starter;
+        // Foreign code: its panic must not take the other slots' supervisor along.
+        let Ok(starter) = catch_unwind(AssertUnwindSafe(|| factory.start(slot))) else {
+            // Comes back as any other end does, so that the intensity bounds it.
+            self.tasks
+                .spawn(async move { Done::Exited(slot, StarterExit::Killed) });
+            return;
+        };
         entry.starter = Some(Arc::clone(&starter));
         let watcher = self
             .tasks
