@@ -37,7 +37,11 @@ impl Show {
     pub(super) fn step(&self, name: &str, about: &str) -> Result<(), Failure> {
         self.step.set(self.step.get() + 1);
         let heading = format!("{}. {name:<9}", self.step.get());
-        output::line(format_args!("\n{}{}", self.style.bold(heading), self.style.dim(about)))
+        output::line(format_args!(
+            "\n{}{}",
+            self.style.bold(heading),
+            self.style.dim(about)
+        ))
     }
 
     /// A line of findings, with the time it took.
