@@ -209,12 +209,14 @@ impl PoolBuilder {
 
     /// Starts the supervisor and a starter for each slot.
     async fn supervise(&self, observer: &Arc<dyn SlotObserver>) -> Arc<dyn Supervisor> {
+        // A worker that went down has had its grace: it is gone, or did not stop when it was cancelled, or did not
+        // answer. What it leaves behind would only delay its replacement.
         let starters = SlotStarterFactory::new(
             Arc::clone(&self.factory),
             Arc::clone(observer),
             self.events.clone(),
         )
-        .with_grace(self.shutdown.grace);
+        .with_grace(Duration::ZERO);
         let starters = self.resources.iter().fold(starters, |starters, resource| {
             starters.with_resource(Arc::clone(resource))
         });
