@@ -3,8 +3,10 @@
 //! What JSON has no word for is an object with one key that begins with a dollar sign: `{"$bytes": "aGk="}`. So that
 //! every value reads back as itself, a dict that would look like one is written as `{"$map": [[key, value], ...]}`.
 
+mod forms;
 mod read;
 mod text_forms;
+mod tree;
 mod write;
 
 pub(crate) use read::parse;
