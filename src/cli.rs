@@ -28,7 +28,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Call(args) => call::run(&args, verbose),
         Command::Demo(args) => demo::run(&args, verbose),
         Command::Bench(args) => bench::run(&args, verbose),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => doctor::run(&args, verbose),
     };
     match done {
         Ok(code) => code,

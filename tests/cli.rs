@@ -421,6 +421,7 @@ fn doctor_says_whether_a_pool_can_run() {
         "cgroup v2",
         "PID namespace",
         "open files",
+        "one call",
     ] {
         assert!(named(name).is_some(), "{name}");
     }

@@ -77,6 +77,14 @@ fn the_laid_package_is_imported_from_the_cache() {
     assert!(laid.starts_with(home.path("cache")));
     assert_eq!(fs::read(library).unwrap(), fs::read(&laid).unwrap());
 
+    // No worker compiles it again, whatever PYTHONDONTWRITEBYTECODE says.
+    let version = python.interpreter().version();
+    let compiled = format!(
+        "snakepit/__pycache__/__init__.cpython-{}{}.pyc",
+        version.major, version.minor
+    );
+    assert!(python.worker_package().dir().join(compiled).exists());
+
     let worker = python.command(NonZeroUsize::MIN);
     let answer = Command::new(&worker.program)
         .args([

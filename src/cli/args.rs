@@ -114,8 +114,8 @@ pub(crate) struct BenchArgs {
 
 /// Show what this machine offers and what is missing, each with the remedy.
 ///
-/// It tries things rather than guessing them from version numbers, and leaves everything as it was. Exit code 0
-/// when a pool can run here, 1 when not.
+/// It tries things rather than guessing them from version numbers, starts a worker and calls it, and leaves nothing
+/// behind but the cached worker package. Exit code 0 when a pool can run here, 1 when not.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print the findings as JSON.

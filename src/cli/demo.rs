@@ -2,7 +2,7 @@
 
 mod crash;
 mod material;
-mod show;
+mod screen;
 mod steps;
 mod survivors;
 
@@ -18,14 +18,14 @@ use super::{
     session,
 };
 use material::Material;
-use show::Show as Display;
+use screen::Screen;
 
 /// Shows everything, one step after the other.
 pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     // A worker is killed on purpose: what would be a warning elsewhere is told by the tour itself.
     logging::start(Show::Errors, verbose);
-    let display = Display::new(Style::of_stdout());
-    display.title(args.workers)?;
+    let screen = Screen::new(Style::of_stdout());
+    screen.title(args.workers)?;
     let python = args.python.environment()?;
     let about = format!(
         "Python {}, {} backend",
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     let began = Instant::now();
     let before = runtime.block_on(session::with_pool(builder, async |pool| {
         let started = began.elapsed();
-        let tour = steps::Tour::new(pool, &display);
+        let tour = steps::Tour::new(pool, &screen);
         tour.start(started, &about).await?;
         tour.call().await?;
         tour.stream().await?;
@@ -59,11 +59,11 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     }))?;
     let (before, ending) = before;
     let left = survivors::count();
-    display.step(
+    screen.step(
         "End",
         "calls are finished, workers ended, and every process that carries this run's id is looked for",
     )?;
-    display.figure(
+    screen.figure(
         format_args!("{before} processes before, {left} after"),
         Some(ending.elapsed()),
     )?;
@@ -71,6 +71,6 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
         return Err(Failure::Failed(format!("{left} processes of this run are left")));
     }
     output::line("")?;
-    display.closing()?;
+    screen.closing()?;
     Ok(ExitCode::SUCCESS)
 }

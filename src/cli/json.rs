@@ -3,8 +3,10 @@
 //! What JSON has no word for is an object with one key that begins with a dollar sign: `{"$bytes": "aGk="}`. So that
 //! every value reads back as itself, a dict that would look like one is written as `{"$map": [[key, value], ...]}`.
 
+mod forms;
 mod read;
 mod text_forms;
+mod tree;
 mod write;
 
 pub(crate) use read::parse;
@@ -116,10 +118,8 @@ mod tests {
 
     #[test]
     fn a_number_inside_a_string_is_not_a_number_too_large() {
-        assert_eq!(
-            back(r#""18446744073709551616 \" 99999999999999999999""#).len(),
-            47
-        );
-        assert_eq!(back("1e30"), "1e30");
+        let text = r#""18446744073709551616 \" 99999999999999999999""#;
+        assert_eq!(back(text), text);
+        assert_eq!(parse("1e30").unwrap(), snakepit::Value::Float(1e30));
     }
 }

@@ -30,7 +30,9 @@ pub(crate) enum Show {
 /// Begins to write records. `verbose` shows every state change, twice the details.
 pub(crate) fn start(show: Show, verbose: u8) {
     let default = match (show, verbose) {
-        (Show::Workers, 0) => "warn,snakepit::stdout=info,snakepit::stderr=info,snakepit::python=info",
+        (Show::Workers, 0) => {
+            "warn,snakepit_core::event=error,snakepit::stdout=info,snakepit::stderr=info,snakepit::python=info"
+        }
         (Show::Errors, 0) => "error",
         (_, 1) => "info,snakepit=debug,snakepit_core=debug,snakepit_backend_port=debug",
         (_, _) => "debug",

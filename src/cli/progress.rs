@@ -33,7 +33,7 @@ impl Progress {
                 shower: None,
             };
         }
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
             bar.set_style(style);
         }
         let (finished, wait) = mpsc::channel();

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use super::{
@@ -140,7 +141,13 @@ fn is_still(file: &File, path: &Path) -> bool {
 
 /// Writes a file so that a reader sees all of it or nothing.
 pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Not the pid: containers that share the cache have the same ones.
+    let (run, next) = (
+        snakepit_core::RunId::current(),
+        NEXT.fetch_add(1, Ordering::Relaxed),
+    );
+    let temporary = path.with_extension(format!("new-{run}-{next}"));
     let written = File::create(&temporary).and_then(|mut file| file.write_all(content));
     let renamed = written.and_then(|()| fs::rename(&temporary, path));
     if renamed.is_err() {

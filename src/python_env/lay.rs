@@ -130,7 +130,7 @@ fn lay(packages: &Path, dir: &Path, library: &Path, hash: &str) -> Result<(), Py
     if content_hash(&content) != hash {
         return Ok(());
     }
-    let temporary = packages.join(format!(".new-{}", std::process::id()));
+    let temporary = prune::unfinished(packages, dir);
     remove_if_there(&temporary)?;
     let written = write_all(&temporary, &content).and_then(|()| {
         remove_if_there(dir)?;

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     crash::{Bystander, kill, replacement},
-    show::Show,
+    screen::Screen,
 };
 use crate::cli::{failure::Failure, output::grouped};
 
@@ -28,7 +28,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Tour<'a> {
     pool: &'a Pool,
-    show: &'a Show,
+    screen: &'a Screen,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,27 +61,27 @@ struct Busy {
 }
 
 impl<'a> Tour<'a> {
-    pub(super) fn new(pool: &'a Pool, show: &'a Show) -> Self {
-        Self { pool, show }
+    pub(super) fn new(pool: &'a Pool, screen: &'a Screen) -> Self {
+        Self { pool, screen }
     }
 
     pub(super) async fn start(&self, took: Duration, about: &str) -> Result<(), Failure> {
-        self.show.step(
+        self.screen.step(
             "Start",
             "each worker is a process that has imported the adapter nile.py",
         )?;
         let ready = self.pool.status().await.ready;
-        self.show
+        self.screen
             .figure(format_args!("{ready} workers ready ({about})"), Some(took))
     }
 
     pub(super) async fn call(&self) -> Result<(), Failure> {
-        self.show
+        self.screen
             .step("Call", "a Python function, by name, with Rust types")?;
         let began = Instant::now();
         let summary: Summary = self.pool.call("nile:summary", ()).await?;
         let took = began.elapsed();
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "{} years, mean flow {:.0} (10^8 m³), lowest in {}, highest in {}",
                 summary.years, summary.mean, summary.lowest, summary.highest
@@ -95,7 +95,7 @@ impl<'a> Tour<'a> {
             latencies.push(began.elapsed());
         }
         latencies.sort_unstable();
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "{} calls of nile:flow one after the other, median",
                 grouped(CALLS as u64)
@@ -105,7 +105,7 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn stream(&self) -> Result<(), Failure> {
-        self.show.step(
+        self.screen.step(
             "Stream",
             "a generator's items arrive as it yields them: years far from the mean",
         )?;
@@ -117,19 +117,19 @@ impl<'a> Tour<'a> {
         let mut items = request.stream::<Unusual>().await?;
         while let Some(item) = items.next().await {
             let Unusual { year, flow, sigmas } = item?;
-            self.show
+            self.screen
                 .bar(year, flow, &format!("{sigmas:+.1} standard deviations"))?;
         }
         Ok(())
     }
 
     pub(super) async fn compute(&self) -> Result<(), Failure> {
-        self.show.step(
+        self.screen.step(
             "Compute",
             "did the river change? Each worker shuffles the years; no GIL is shared",
         )?;
         let found: Break = self.pool.call("nile:sharpest_break", ()).await?;
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "the flow breaks after {}: mean {:.0} before, {:.0} after",
                 found.year, found.before, found.after
@@ -138,7 +138,7 @@ impl<'a> Tour<'a> {
         )?;
         let workers = self.pool.status().await.ready.max(1) as u64;
         let (as_sharp, alone) = self.shuffle_on(1).await?;
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "{as_sharp} of {} random orders break as sharply; on one worker",
                 grouped(SHUFFLES)
@@ -149,7 +149,7 @@ impl<'a> Tour<'a> {
             return Ok(());
         }
         let (as_sharp, together) = self.shuffle_on(workers).await?;
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "{as_sharp} of as many on {workers} workers ({} processors here)",
                 std::thread::available_parallelism().map_or(1, usize::from)
@@ -178,7 +178,7 @@ impl<'a> Tour<'a> {
         if !self.pool.call::<_, bool>("nile:has_numpy", ()).await? {
             return Ok(());
         }
-        self.show
+        self.screen
             .step("NumPy", "an array goes there and another comes back")?;
         let values: Vec<f64> = (0..ELEMENTS).map(|at| (at % 1000) as f64).collect();
         let array = NdArray::from_slice(&[ELEMENTS as u64], &values)
@@ -191,7 +191,7 @@ impl<'a> Tour<'a> {
         let means: NdArray = self.pool.call("nile:rolling_mean", (&array, 3)).await?;
         let took = began.elapsed();
         let count = means.shape.iter().product();
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "rolling mean of {} floats, {} back; the first call, with `import numpy`",
                 grouped(ELEMENTS as u64),
@@ -199,11 +199,11 @@ impl<'a> Tour<'a> {
             ),
             Some(first),
         )?;
-        self.show.figure("the second call", Some(took))
+        self.screen.figure("the second call", Some(took))
     }
 
     pub(super) async fn crash(&self) -> Result<(), Failure> {
-        self.show
+        self.screen
             .step("Crash", "a worker is killed in mid-call (SIGKILL)")?;
         let mut events = self.pool.events();
         let doomed = tokio::spawn({
@@ -226,10 +226,10 @@ impl<'a> Tour<'a> {
                 )));
             }
         };
-        self.show.bad(format_args!("caller gets: {error}"))?;
-        self.show.figure("from the kill to the error", Some(told))?;
+        self.screen.bad(format_args!("caller gets: {error}"))?;
+        self.screen.figure("from the kill to the error", Some(told))?;
         let (pid, ready) = replacement(&mut events, victim.slot, killed).await?;
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "from the kill to the replacement's readiness (pid {} -> {pid})",
                 victim.pid
@@ -237,7 +237,7 @@ impl<'a> Tour<'a> {
             Some(ready),
         )?;
         let (calls, failed) = bystander.stop().await?;
-        self.show.figure(
+        self.screen.figure(
             format_args!(
                 "meanwhile another caller made {} calls, {failed} failed",
                 grouped(calls)
@@ -263,13 +263,13 @@ impl<'a> Tour<'a> {
     }
 
     pub(super) async fn tree(&self) -> Result<(), Failure> {
-        self.show.step(
+        self.screen.step(
             "Tree",
             "every slot has a permanent starter around its worker and its resources",
         )?;
         let tree = self.pool.tree().await.to_string();
         for line in tree.lines() {
-            self.show.figure(line, None)?;
+            self.screen.figure(line, None)?;
         }
         Ok(())
     }

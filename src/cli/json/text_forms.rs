@@ -128,7 +128,7 @@ pub(super) fn item_size(dtype: &str) -> Option<u64> {
         'c' => [8, 16, 32].contains(&size),
         // Text is counted in characters of four bytes.
         'U' => return size.checked_mul(4),
-        'S' | 'V' => true,
+        'S' => true,
         _ => false,
     };
     known.then_some(size)

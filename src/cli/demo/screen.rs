@@ -12,12 +12,12 @@ const WIDTH: usize = 88;
 
 /// Writes the tour to standard output.
 #[derive(Debug)]
-pub(super) struct Show {
+pub(super) struct Screen {
     style: Style,
     step: Cell<u32>,
 }
 
-impl Show {
+impl Screen {
     pub(super) fn new(style: Style) -> Self {
         Self {
             style,
