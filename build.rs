@@ -20,6 +20,9 @@ fn main() -> io::Result<()> {
         // A directory is watched with everything in it.
         println!("cargo::rerun-if-changed=python/snakepit");
         collect(&package, &package, &mut files)?;
+    } else if root.join("python").is_dir() {
+        // It may appear, as by a merge. A path that does not exist would be built anew each time.
+        println!("cargo::rerun-if-changed=python");
     } else {
         println!("cargo::rerun-if-changed=build.rs");
     }

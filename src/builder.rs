@@ -8,7 +8,7 @@ use snakepit_core::{
     ledger::{Ledger, MemoryLedger},
     pool::{Pool as CorePool, PoolStartError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
-    worker::{GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
+    worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
 use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError};
@@ -39,6 +39,7 @@ pub struct PoolBuilder {
     env: Vec<(OsString, OsString)>,
     python: Option<PythonEnv>,
     program: Option<(PathBuf, Vec<OsString>)>,
+    channel: ChannelSpec,
     backend: Option<Backend>,
     launcher: Option<Arc<dyn Launcher>>,
     ledger: Option<Arc<dyn Ledger>>,
@@ -64,6 +65,7 @@ impl PoolBuilder {
             env: Vec::new(),
             python: None,
             program: None,
+            channel: ChannelSpec::default(),
             backend: None,
             launcher: None,
             ledger: None,
@@ -133,6 +135,12 @@ impl PoolBuilder {
             program: Some((program.into(), args)),
             ..self
         }
+    }
+
+    /// Where the workers' channel is. Default: their standard input. A program that cannot serve an inherited socket
+    /// listens on a Unix path of its own instead.
+    pub fn channel(self, channel: ChannelSpec) -> Self {
+        Self { channel, ..self }
     }
 
     /// The backend that starts the workers. Default: the first of [`Backend::compiled_in`].
@@ -275,6 +283,7 @@ impl PoolBuilder {
         spec.env.extend(self.env);
         spec.adapters = self.adapters;
         spec.paths = self.paths;
+        spec.channel = self.channel;
         set(&mut spec.start_deadline, self.start_deadline);
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);

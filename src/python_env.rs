@@ -144,7 +144,8 @@ impl PythonEnvBuilder {
         self
     }
 
-    /// Looks for interpreters and tools here instead of in `$PATH`; same form.
+    /// Looks for interpreters and tools here instead of in `$PATH`, in the same form, and passes over
+    /// `$SNAKEPIT_PYTHON` and `$VIRTUAL_ENV`.
     pub fn search_path(mut self, path: impl Into<OsString>) -> Self {
         self.search_path = Some(path.into());
         self
@@ -164,6 +165,8 @@ impl PythonEnvBuilder {
         let mut surroundings = Surroundings::of_process();
         if let Some(path) = self.search_path {
             surroundings.path = Some(path);
+            surroundings.python = None;
+            surroundings.virtual_env = None;
         }
         if let Some(dir) = self.cache_dir {
             surroundings.cache_dir = Some(dir);

@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
         elif argument.startswith("-"):
             return refuse(f"unknown option {argument!r}; the options are --path DIR and --help")
         elif not all(part.isidentifier() for part in argument.split(".")):
-            return refuse(f"an adapter is a module's dotted name, as in 'package.module', and {argument!r} is none")
+            return refuse(
+                f"an adapter is a module's dotted name, as in 'package.module', and {argument!r} is none"
+            )
         else:
             adapters.append(argument)
 

@@ -21,13 +21,18 @@ def run(awaitable: Awaitable[T]) -> T:
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
     _task = _loop.create_task(coroutine)
     try:
-        return _loop.run_until_complete(_task)
+        result: T = _loop.run_until_complete(_task)
+        return result
     finally:
         task, _task = _task, None
         if task is not None and not task.done():
             # Something tore through the loop itself; the coroutine's clean-up still has to run.
             task.cancel()
             _loop.run_until_complete(asyncio.wait([task], timeout=1))
+        if task is not None and task.done() and not task.cancelled():
+            # SystemExit and KeyboardInterrupt leave the loop by another way: asyncio would complain of a task
+            # whose exception nobody looked at.
+            task.exception()
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
@@ -37,8 +42,11 @@ async def _await(awaitable: Awaitable[T]) -> T:
 def interrupt() -> bool:
     """Cancels the running task if it waits; False when there is none or it is executing right now."""
     task, loop = _task, _loop
-    if task is None or loop is None or task.done() or asyncio.current_task(loop) is task:
+    if task is None or loop is None or asyncio.current_task(loop) is task:
         return False
+    if task.done():
+        # The call is over but for the loop's own last steps, and an exception there would break the loop.
+        return True
     # Through the loop's own wakeup: a plain cancel() would be noticed only when something else happens.
     loop.call_soon_threadsafe(task.cancel)
     return True

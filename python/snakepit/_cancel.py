@@ -8,8 +8,8 @@ class Cancelled(BaseException):
     catches ``Exception`` to go on regardless does not swallow it. Catch it to clean up, then raise it again.
 
     The host's cancel arrives as the signal ``SIGRTMIN + 1`` to the main thread, so it also interrupts
-    ``time.sleep``, waits for locks and ``subprocess.run``. In an ``async def`` function that waits, the task is
-    cancelled as by ``Task.cancel`` instead, and ``asyncio.CancelledError`` is raised.
+    ``time.sleep``, waits for locks and ``subprocess.run``. In an ``async def`` function that waits, the task
+    is cancelled as by ``Task.cancel`` instead, and ``asyncio.CancelledError`` is raised.
     """
 
 

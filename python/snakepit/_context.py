@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from snakepit import _native
 
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
 
@@ -60,7 +60,11 @@ class Context:
     def __repr__(self) -> str:
         """Shows the call, or that there is none; never raises."""
         call = _native.current_call()
-        return "<snakepit.context: no call>" if call is None else f"<snakepit.context: call {call[0]} of {call[1]}>"
+        return (
+            "<snakepit.context: no call>"
+            if call is None
+            else f"<snakepit.context: call {call[0]} of {call[1]}>"
+        )
 
 
 context = Context()

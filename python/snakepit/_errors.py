@@ -55,7 +55,9 @@ def user_frames(trace: TracebackType | None) -> TracebackType | None:
         filename = trace.tb_frame.f_code.co_filename
         if filename.startswith(_HERE):
             ours = True
-        elif not (ours and (_ASYNCIO in filename or filename.startswith(_FROZEN_IMPORT) or _is_importlib(filename))):
+        elif not (
+            ours and (_ASYNCIO in filename or filename.startswith(_FROZEN_IMPORT) or _is_importlib(filename))
+        ):
             break
         trace = trace.tb_next
     return trace

@@ -9,7 +9,11 @@ from snakepit import _native
 from snakepit._errors import clean, text_of
 
 # What every record has: the rest came in by `extra=`.
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 
 
 class HostHandler(logging.Handler):
@@ -30,9 +34,7 @@ class HostHandler(logging.Handler):
             if record.stack_info:
                 exception = f"{exception}\n{record.stack_info}" if exception else record.stack_info
             fields = {
-                clean(str(key)): text_of(value)
-                for key, value in vars(record).items()
-                if key not in _STANDARD
+                clean(str(key)): text_of(value) for key, value in vars(record).items() if key not in _STANDARD
             }
             taken = _native.emit_log(
                 max(record.levelno, 0),

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
-from typing import Any
+
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 _level = 0
 _installed = False
@@ -37,7 +41,7 @@ class _AfterImport:
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "logging":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -52,9 +56,9 @@ class _AfterImport:
 
 def _install_handler() -> None:
     global _installed
-    from snakepit._handler import HostHandler
-
     import logging
+
+    from snakepit._handler import HostHandler
 
     logging.getLogger().addHandler(HostHandler())
     _installed = True

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, overload
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar, overload
 
-F = TypeVar("F", bound=Callable[..., Any])
+    F = TypeVar("F", bound=Callable[..., Any])
+else:
+
+    def overload(target):
+        """Does at run time what typing's does: nothing of use."""
+        return target
+
 
 MARK = "__snakepit_function__"
 
@@ -19,8 +28,8 @@ stop_hooks: list[Callable[[], Any]] = []
 @overload
 def function(target: F, /) -> F: ...
 @overload
-def function(*, name: str | None = None) -> Callable[[F], F]: ...
-def function(target: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:
+def function(*, name: str | None = None) -> Callable[[F], F]: ...  # noqa: F811
+def function(target: F | None = None, /, *, name: str | None = None) -> F | Callable[[F], F]:  # noqa: F811
     """Offers a function by bare name, its own or the one given.
 
     A module that marks functions this way offers those and no others by bare name; without any mark, its
@@ -45,14 +54,16 @@ def on_start(hook: F, /) -> F:
 
 
 def on_stop(hook: F, /) -> F:
-    """Runs a function without arguments after the last call, before the worker ends; the last declared first."""
+    """Runs a function without arguments after the last call, the last declared first."""
     stop_hooks.append(_hook(hook, "on_stop"))
     return hook
 
 
 def _hook(hook: F, decorator: str) -> F:
     if not callable(hook):
-        raise TypeError(f"@snakepit.{decorator} takes a function without arguments, not {type(hook).__name__}")
+        raise TypeError(
+            f"@snakepit.{decorator} takes a function without arguments, not {type(hook).__name__}"
+        )
     return hook
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable
-from types import ModuleType
-from typing import Any
 
 from snakepit import _registry
-from snakepit._errors import KIND_RAISED, KIND_UNKNOWN_FUNCTION, KIND_UNKNOWN_MODULE, Failure, one_line
+
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+    from typing import Any
+
+    from snakepit._errors import Failure
+
+KIND_RAISED = 1
+KIND_UNKNOWN_MODULE = 2
+KIND_UNKNOWN_FUNCTION = 3
 
 _adapters: list[ModuleType] = []
 _offered: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
@@ -32,7 +41,9 @@ def resolve(name: str) -> Callable[..., Any]:
     if not colon:
         return _bare(name)
     if not module_name or not qualname:
-        raise Unresolved(KIND_UNKNOWN_FUNCTION, f"{name!r} is no function's name; it must be 'module:function'")
+        raise Unresolved(
+            KIND_UNKNOWN_FUNCTION, f"{name!r} is no function's name; it must be 'module:function'"
+        )
     return _attribute(import_module(module_name), module_name, qualname)
 
 
@@ -100,6 +111,8 @@ def _import_failure(name: str, error: BaseException) -> BaseException:
     if isinstance(error, SystemExit):
         message = f"module {name!r} failed to import: it called sys.exit({error.code!r})"
     else:
+        from snakepit._errors import one_line
+
         message = f"module {name!r} failed to import: {one_line(error)}"
     return Unresolved(KIND_UNKNOWN_MODULE, message, (), error)
 
@@ -124,7 +137,9 @@ def near_modules(name: str) -> list[str]:
         if parent:
             path = getattr(sys.modules.get(parent), "__path__", None)
             return [f"{parent}.{found}" for found in near(last, (m.name for m in pkgutil.iter_modules(path)))]
-        names = {module.name for module in pkgutil.iter_modules()} | sys.stdlib_module_names | set(sys.modules)
+        names = (
+            {module.name for module in pkgutil.iter_modules()} | sys.stdlib_module_names | set(sys.modules)
+        )
         return near(last, sorted(names))
     except Exception:
         # Suggestions are a courtesy; a broken path entry must not hide the error itself.
@@ -138,6 +153,8 @@ def run_start_hooks() -> None:
         try:
             call_hook(hook)
         except Exception as error:
+            from snakepit._errors import one_line
+
             name = f"{getattr(hook, '__module__', '?')}:{getattr(hook, '__qualname__', '?')}"
             raise Unresolved(KIND_RAISED, f"start hook {name} failed: {one_line(error)}", (), error) from None
 

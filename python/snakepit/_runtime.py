@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import _thread
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from types import CoroutineType, FrameType
-from typing import Any
+from types import CoroutineType
 
 from snakepit import _native, _registry
 from snakepit._cancel import Cancelled
 
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from types import FrameType
+    from typing import Any
+else:
+    # What `signal` is made of, without the enums around it, which take longer to import than all of this.
+    import _signal as signal
+
 COROUTINE = CoroutineType
-RUNTIME = f"CPython {sys.version.split()[0]}" if sys.implementation.name == "cpython" else sys.version.split("\n")[0]
+RUNTIME = (
+    f"CPython {sys.version.split()[0]}"
+    if sys.implementation.name == "cpython"
+    else sys.version.split("\n")[0]
+)
 
 # What a call still gets when the process is asked to end by SIGTERM, instead of by the host's Shutdown.
 _SIGTERM_GRACE_MS = 1000
@@ -40,7 +53,9 @@ def install(wakeup_fd: int, inherited: bool) -> None:
     signal.signal(signal.SIGTERM, _on_terminate)
     signal.signal(signal.SIGINT, _on_interrupt if inherited else _on_terminate)
     rearm()
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork
+    )
 
     from snakepit import _logs
 
@@ -74,6 +89,19 @@ def _on_interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+_HELD_DURING_FORK = {_native.CANCEL_SIGNAL, signal.SIGTERM, signal.SIGINT}
+_mask = _thread._local()
+
+
+def _before_fork() -> None:
+    """Holds signals back: one that reached a child before it has handlers of its own would be lost."""
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_DURING_FORK)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
 def _after_fork() -> None:
     """A forked child is no worker: it lets go of the channel and of the worker's signals."""
     _native.after_fork()
@@ -86,6 +114,7 @@ def _after_fork() -> None:
     ):
         if signal.getsignal(number) is ours:
             signal.signal(number, default)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
 
 
 def leave_child(error: BaseException | None) -> None:
@@ -125,7 +154,7 @@ def prepare(adapters: list[str], paths: list[str], log_level: int) -> tuple[list
     from snakepit import _logs
 
     _logs.set_level(log_level)
-    if not adapters and not paths:
+    if not adapters and not paths and "snakepit._resolve" not in sys.modules:
         return [], None
     from snakepit import _resolve
 
@@ -135,7 +164,9 @@ def prepare(adapters: list[str], paths: list[str], log_level: int) -> tuple[list
         return None, error.failure
 
 
-def report(error: BaseException, cancel_requested: bool) -> tuple[int, str, list[tuple[str, str, str, int]], int]:
+def report(
+    error: BaseException, cancel_requested: bool
+) -> tuple[int, str, list[tuple[str, str, str, int]], int]:
     """An exception as kind, message, chain and exit code."""
     from snakepit import _errors
 
@@ -143,7 +174,12 @@ def report(error: BaseException, cancel_requested: bool) -> tuple[int, str, list
         return _errors.KIND_CANCELLED, "the call was cancelled", _errors.chain(error), 0
     if isinstance(error, SystemExit):
         code = _errors.exit_code(error)
-        return _errors.KIND_SYSTEM_EXIT, f"user code called sys.exit({error.code!r})", _errors.chain(error), code
+        return (
+            _errors.KIND_SYSTEM_EXIT,
+            f"user code called sys.exit({error.code!r})",
+            _errors.chain(error),
+            code,
+        )
     return _errors.KIND_RAISED, _errors.one_line(error), _errors.chain(error), 0
 
 
@@ -212,7 +248,7 @@ def close_stream(iterator: Iterator[Any] | AsyncIterator[Any], is_async: bool) -
 def finish() -> None:
     """Runs the stop hooks and the exit handlers; each may fail without keeping the others from running."""
     for hook in reversed(_registry.stop_hooks):
-        _attempt(lambda hook=hook: _call_hook(hook), f"stop hook {getattr(hook, '__qualname__', hook)!s}")
+        _attempt(_call_hook, f"stop hook {getattr(hook, '__qualname__', hook)!s}", hook)
     aio = sys.modules.get("snakepit._aio")
     if aio is not None:
         _attempt(aio.close, "closing the event loop")
@@ -230,9 +266,9 @@ def _call_hook(hook: Callable[[], Any]) -> None:
     _resolve.call_hook(hook)
 
 
-def _attempt(action: Callable[[], Any], what: str) -> None:
+def _attempt(action: Callable[..., Any], what: str, *arguments: Any) -> None:
     try:
-        action()
+        action(*arguments)
     except BaseException as error:
         from snakepit import _errors
 

@@ -164,7 +164,11 @@ def _restore_timedelta(payload: bytes) -> Any:
     from snakepit import _native
 
     parts = _native.decode(payload)
-    if not isinstance(parts, list) or len(parts) != 3 or not all(type(n) is int and n in _INT32 for n in parts):
+    if (
+        not isinstance(parts, list)
+        or len(parts) != 3
+        or not all(type(n) is int and n in _INT32 for n in parts)
+    ):
         raise ValueError("it must be [days, seconds, microseconds]")
     return datetime.timedelta(*parts)
 
@@ -216,7 +220,9 @@ def empty_array(dtype: Any, shape: Any, size: int) -> Any:
             raise Unrepresentable(f"is an array with the impossible shape {shape}")
         expected *= extent
     if expected != size:
-        raise Unrepresentable(f"is an array of dtype {dtype} and shape {shape}, which takes {expected} bytes, not {size}")
+        raise Unrepresentable(
+            f"is an array of dtype {dtype} and shape {shape}, which takes {expected} bytes, not {size}"
+        )
     try:
         array = numpy.empty(shape, parsed)
     except (ValueError, MemoryError) as error:

@@ -66,6 +66,7 @@ impl WorkerControl for Control {
         } else {
             self.shared.set_log_level(request.log_level);
             self.shared.events.expect_host();
+            self.shared.expect_prepared();
             let command = Command::Prepare {
                 adapters: request.adapters,
                 paths: request.paths,

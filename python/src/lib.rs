@@ -19,6 +19,7 @@ mod data;
 mod entry;
 mod events;
 mod inherited;
+mod lenient;
 mod listen;
 mod main_thread;
 mod native;

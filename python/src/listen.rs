@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::{control_thread::finished, router::Router, serve, shared::Shared};
+use crate::{control_thread::finished, lenient::Lenient, router::Router, serve, shared::Shared};
 
 /// A bound socket.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ async fn accept_unix(
     let listener = tokio::net::UnixListener::from_std(listener)?;
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => spawn(socket, router, shared, alive),
+            Ok((socket, _)) => spawn(Lenient::new(socket), router, shared, alive),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -101,13 +101,17 @@ impl MainLoop {
     fn start(&self, job: Job) {
         let engine = Arc::clone(&self.engine);
         match job {
-            Job::Call(request, reply) => {
+            Job::Call(request, mut reply) => {
                 tokio::spawn(async move {
-                    // Callers that gave up while waiting are not executed.
-                    if !reply.is_closed() {
-                        let response = engine.call(request).await;
-                        let _ = reply.send(response);
-                    }
+                    // A caller that gives up while it waits for its turn is not executed; once it runs, the
+                    // call is one step that is not interrupted here.
+                    let response = tokio::select! {
+                        biased;
+                        () = reply.closed() => return,
+                        response = engine.call(request) => response,
+                    };
+                    // The caller may have gone meanwhile.
+                    let _ = reply.send(response);
                 });
             }
             Job::Stream(request, credit, consumer) => {

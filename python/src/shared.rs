@@ -93,6 +93,12 @@ impl Shared {
         }
     }
 
+    /// More adapters are about to be imported: what was published is no longer the answer, and calls wait.
+    pub(crate) fn expect_prepared(&self) {
+        self.is_prepared.store(false, Ordering::Release);
+        self.prepared.send_replace(None);
+    }
+
     /// Publishes the outcome of the imports; calls that waited for it go on.
     pub(crate) fn set_prepared(&self, outcome: Prepared) {
         self.prepared.send_replace(Some(Arc::new(outcome)));

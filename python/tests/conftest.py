@@ -36,7 +36,9 @@ def inherited_worker(tmp_path: Path) -> Iterator[Callable[..., InheritedWorker]]
     """Starts workers on inherited sockets, handshake done and ready unless told otherwise."""
     workers: list[Worker] = []
 
-    def start(adapters: tuple[str, ...] = ("sample",), ready: bool = True, **options: object) -> InheritedWorker:
+    def start(
+        adapters: tuple[str, ...] = ("sample",), ready: bool = True, **options: object
+    ) -> InheritedWorker:
         worker = InheritedWorker(tmp_path / f"relay{len(workers)}", **options)
         workers.append(worker)
         if ready:

@@ -24,6 +24,8 @@ from snakepit import _native
 HERE = Path(__file__).resolve().parent
 PROTO = HERE.parent.parent / "proto"
 FIXTURES = HERE / "fixtures"
+# The worker's interpreter, so that one environment with grpcio can test them all.
+PYTHON = os.environ.get("SNAKEPIT_WORKER_PYTHON", sys.executable)
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 # grpcio makes the authority of a Unix channel from its path, percent-encoded, which HTTP libraries refuse.
 PLAIN_AUTHORITY = [*UNLIMITED, ("grpc.default_authority", "localhost")]
@@ -36,7 +38,12 @@ def _load_stubs() -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory(prefix="snakepit-stubs-") as out:
         source = Path(out) / "worker.proto"
         source.write_text((PROTO / "snakepit/worker/v1/worker.proto").read_text())
-        if protoc.main(["protoc", f"-I{out}", f"--python_out={out}", f"--grpc_python_out={out}", str(source)]) != 0:
+        if (
+            protoc.main(
+                ["protoc", f"-I{out}", f"--python_out={out}", f"--grpc_python_out={out}", str(source)]
+            )
+            != 0
+        ):
             raise RuntimeError("the protocol does not compile")
         sys.path.insert(0, out)
         try:
@@ -100,7 +107,7 @@ class Worker:
         if channel is not None:
             environment["SNAKEPIT_CHANNEL"] = channel
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "snakepit", *arguments],
+            [PYTHON, "-m", "snakepit", *arguments],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -123,8 +130,14 @@ class Worker:
         """The process's number."""
         return self.process.pid
 
-    def request(self, function: str, *args: Any, call_id: int | None = None, deadline: float | None = None,
-                **kwargs: Any) -> Any:
+    def request(
+        self,
+        function: str,
+        *args: Any,
+        call_id: int | None = None,
+        deadline: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """A `CallRequest`."""
         request = pb.CallRequest(
             call_id=next(self.ids) if call_id is None else call_id,
@@ -178,11 +191,23 @@ class Worker:
         answer = self.ping()
         return answer.call_id if answer.HasField("call_id") else None
 
-    def handshake(self, adapters: tuple[str, ...] = (), paths: tuple[str, ...] = (str(FIXTURES),),
-                  versions: tuple[int, ...] = (1,), log_level: int = 0) -> Any:
+    def handshake(
+        self,
+        adapters: tuple[str, ...] = (),
+        paths: tuple[str, ...] = (str(FIXTURES),),
+        versions: tuple[int, ...] = (1,),
+        log_level: int = 0,
+    ) -> Any:
         return self.control.Handshake(
-            pb.HandshakeRequest(protocol_versions=versions, run_id="0" * 32, worker_id=1, host_version="test",
-                                adapters=adapters, paths=paths, log_level=log_level),
+            pb.HandshakeRequest(
+                protocol_versions=versions,
+                run_id="0" * 32,
+                worker_id=1,
+                host_version="test",
+                adapters=adapters,
+                paths=paths,
+                log_level=log_level,
+            ),
             timeout=10,
         )
 
@@ -251,7 +276,7 @@ class UnixWorker(Worker):
         super().__init__()
         self.path = path
         self.spawn([*arguments, "--path", str(FIXTURES)], f"unix:{path}", stdin=subprocess.DEVNULL, **options)
-        self.channel = grpc.insecure_channel(f"unix:{path}", options=PLAIN_AUTHORITY)
+        self.channel = grpc.insecure_channel(f"unix:{path}", options=UNLIMITED)
         self.data = rpc.WorkerStub(self.channel)
         self.control = rpc.WorkerControlStub(self.channel)
 

@@ -100,7 +100,9 @@ def test_call_that_swallows_a_cancel_can_be_cancelled_again(worker: Worker) -> N
     assert raised.value.kind == "CANCELLED"
 
 
-def test_call_that_waits_for_its_turn_is_cancelled_without_running(unix_worker: Callable[..., UnixWorker]) -> None:
+def test_call_that_waits_for_its_turn_is_cancelled_without_running(
+    unix_worker: Callable[..., UnixWorker],
+) -> None:
     worker = unix_worker("sample")
     stream = worker.stream("count", 2, credit=1)
     stream.take()

@@ -25,7 +25,9 @@ def test_all_items_arrive_in_order(worker: Worker) -> None:
         ("count", [0], []),
     ],
 )
-def test_any_iterable_can_be_streamed(worker: Worker, function: str, args: list[object], items: object) -> None:
+def test_any_iterable_can_be_streamed(
+    worker: Worker, function: str, args: list[object], items: object
+) -> None:
     assert list(worker.stream(function, *args)) == items
 
 

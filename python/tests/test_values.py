@@ -41,8 +41,8 @@ Pair = collections.namedtuple("Pair", "left right")
 
 SAME = [
     None, True, False, 0, 1, -1, 127, 128, -32, -33, 255, 256, 65535, 65536, 2**31, -(2**31), 2**32, 2**63 - 1,
-    -(2**63), 2**63, 2**64 - 1, 0.0, -0.0, 1.5, math.inf, -math.inf, 5e-324, "", "ascii", "ünïcödé 🐍", "x" * 31,
-    "x" * 32, "x" * 256, "x" * 70000, b"", b"bytes", b"\x00" * 300, b"\xff" * 70000, [], [1, [2, [3]]],
+    -(2**63), 2**63, 2**64 - 1, 0.0, -0.0, 1.5, math.inf, -math.inf, 5e-324, "", "ascii", "ünïcödé 🐍",
+    "x" * 31, "x" * 32, "x" * 256, "x" * 70000, b"", b"bytes", b"\x00" * 300, b"\xff" * 70000, [], [1, [2, [3]]],
     list(range(20)), list(range(70000)), {}, {"a": 1, "b": {"c": [None]}}, {i: str(i) for i in range(70000)},
     {1: "int", 2.5: "float", None: "none", True: "bool", b"b": "bytes"}, {(1, 2): "tuple key"},
     {frozenset({1}): "set key"}, set(), {1, 2, 3}, {(1, "a")}, {frozenset({1})},
@@ -171,7 +171,7 @@ class Stranger:
         ({"s": {Stranger}}, 'value["s"]{...}', "type"),
         ({Stranger(): 1}, "value[key 0]", "Stranger"),
         ([memoryview(b"abcd")[::2]], "value[0]", "contiguous"),
-        ([x for x in [iter([])]], "value[0]", "iterator"),
+        ([iter([])], "value[0]", "iterator"),
         (range(3), "value", "range"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

@@ -108,9 +108,7 @@ async fn main() {
     for _ in 0..100 {
         let begun = Instant::now();
         let target = SweepTarget::Run(RunId::random());
-        sweep(SweepQuery { target, group: None })
-            .await
-            .expect("/proc is readable");
+        sweep(SweepQuery::new(target)).await.expect("/proc is readable");
         sweeps.push(begun.elapsed());
     }
     show("one sweep", sweeps);

@@ -26,8 +26,12 @@ async fn a_launch_that_is_dropped_leaves_no_process() {
         let target = SweepTarget::Worker { run_id, worker_id };
         let looking = async {
             loop {
-                let query = SweepQuery { target, group: None };
-                if sweep(query).await.expect("/proc is readable").members.is_empty() {
+                if sweep(SweepQuery::new(target))
+                    .await
+                    .expect("/proc is readable")
+                    .members
+                    .is_empty()
+                {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;

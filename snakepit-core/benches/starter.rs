@@ -2,7 +2,8 @@
 //! supervisor right over the worker.
 //!
 //! Workers are fakes, so that nothing but supervision is measured. Run with
-//! `cargo bench -p snakepit-core --bench starter`; the bytes are printed first.
+//! `cargo bench -p snakepit-core --bench starter`; the price in bytes and the price in time, both topologies
+//! measured in turn, are printed first. `-- none` prints these alone.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -166,6 +167,35 @@ fn print_bytes() {
     );
 }
 
+/// Medians over rounds that take turns, so that a busy machine slows both alike.
+fn print_times() {
+    const ROUNDS: usize = 41;
+    let runtime = runtime();
+    for slots in [1_u32, 100, 1000] {
+        let mut took = TOPOLOGIES.map(|_| Vec::new());
+        for _ in 0..ROUNDS {
+            for (at, (topology, _)) in TOPOLOGIES.into_iter().enumerate() {
+                let began = tokio::time::Instant::now();
+                runtime.block_on(async {
+                    let pit = Pit::new(topology);
+                    pit.start(slots).await;
+                    pit.supervisor.shutdown().await;
+                });
+                took[at].push(began.elapsed() / slots);
+            }
+        }
+        let [starter, direct] = took.map(|mut took| {
+            took.sort();
+            took[ROUNDS / 2].as_secs_f64() * 1e6
+        });
+        println!(
+            "start and terminate {slots} slots, for each worker: starter {starter:.1} us, direct {direct:.1} us, \
+             price {:.1} us",
+            starter - direct
+        );
+    }
+}
+
 /// Starts so many slots, waits until all are ready, ends all.
 fn life(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start and terminate");
@@ -218,6 +248,7 @@ fn replacement(criterion: &mut Criterion) {
 
 fn main() {
     print_bytes();
+    print_times();
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(3))

@@ -1,7 +1,47 @@
 //! Restart policies and intensity, supervisor and starters, resources of a slot.
 //!
 //! The words keep their meaning from Erlang/OTP's
-//! [`supervisor`](https://www.erlang.org/doc/apps/stdlib/supervisor.html).
+//! [`supervisor`](https://www.erlang.org/doc/apps/stdlib/supervisor.html); where the engines differ, they say so.
+//!
+//! ```text
+//! DynamicSupervisor
+//! └── SlotStarter (permanent)         one per slot, made by a SlotStarterFactory
+//!     ├── Worker (transient)          made by a WorkerFactory, one after the other
+//!     └── Resource*                   made by ResourceFactories, e.g. MetricsCollector
+//! ```
+//!
+//! Starters restart their workers by themselves; whoever lends the workers learns of it as a [`SlotObserver`].
+//!
+//! ```
+//! use std::sync::Arc;
+//! use snakepit_core::{
+//!     SlotId,
+//!     event::Events,
+//!     supervision::{ChildSpec, DynamicSupervisor, SlotStarterFactory, Supervisor, SupervisorLimits, Tree},
+//!     testing::{FakeWorkerFactory, RecordingObserver},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), snakepit_core::supervision::SupervisorError> {
+//! let workers = FakeWorkerFactory::new();
+//! let observer = RecordingObserver::new();
+//! let events = Events::new("default");
+//! let starters = SlotStarterFactory::new(Arc::new(workers.clone()), observer.clone(), events.clone());
+//!
+//! let supervisor = DynamicSupervisor::start(SupervisorLimits::default(), observer.clone(), events);
+//! supervisor.start_child(ChildSpec::new(SlotId(0), Arc::new(starters))).await?;
+//! observer.wait_ready(1).await;
+//!
+//! // A crash is a non-event: the starter has the next worker ready at once.
+//! workers.worker(SlotId(0)).expect("it is ready").crash();
+//! observer.wait_ready(2).await;
+//! println!("{}", Tree::new("default", supervisor.which_children().await));
+//!
+//! supervisor.shutdown().await;
+//! assert_eq!(workers.journal().live_in_all(), 0);
+//! # Ok(())
+//! # }
+//! ```
 
 mod backoff;
 mod intensity;

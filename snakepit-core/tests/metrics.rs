@@ -66,7 +66,7 @@ impl Running {
     fn shell(script: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::piped());
-        Self(command.spawn().unwrap())
+        Self(command.spawn().expect("there is a shell"))
     }
 }
 

@@ -54,6 +54,17 @@ pub struct TreeEnd {
     pub remaining: Vec<ProcessIdentity>,
 }
 
+/// What looking at every process has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nobody that was not known.
+    Clean,
+    /// New members.
+    New,
+    /// Only members that ended while they were looked at, and may have forked before.
+    Fleeting,
+}
+
 impl Tree {
     /// The tree of a process that was started as leader of its own group. `target` names what its descendants
     /// carry in their environment.
@@ -133,14 +144,16 @@ impl Tree {
             }
             self.forget_the_dead();
             let known = self.members.len();
+            // A look that hangs must not outlast a deadline that is moved forward meanwhile by much.
+            let bound = deadline.at().min(Instant::now() + LONGEST_LOOK);
             if known_gone {
-                match self.discover(deadline.at()).await {
-                    Ok(0) => return true,
-                    Ok(_) => {}
+                match self.discover(bound, None).await {
+                    Ok(Look::Clean) => return true,
+                    Ok(Look::New) => {}
+                    Ok(Look::Fleeting) => sleep(FAILED_LOOK).await,
                     Err(error) => {
                         tracing::debug!(%error, "cannot look for what a process has left; trying again");
                         sleep(FAILED_LOOK).await;
-                        continue;
                     }
                 }
             } else {
@@ -148,7 +161,7 @@ impl Tree {
                 self.walk();
                 // What was orphaned before we looked gets its SIGTERM too, and not only SIGKILL in the end.
                 if !looked_everywhere {
-                    looked_everywhere = self.discover(deadline.at()).await.is_ok();
+                    looked_everywhere = self.discover(bound, None).await.is_ok();
                 }
             }
             if *step == EndStep::AlreadyGone && self.members.len() > known {
@@ -185,14 +198,14 @@ impl Tree {
                     continue;
                 }
             }
-            match self.discover(bound).await {
-                Ok(0) => {
+            match self.discover(bound, Some(libc::SIGSTOP)).await {
+                Ok(Look::Clean) => {
                     clean_looks_needed -= 1;
                     if clean_looks_needed == 0 {
                         return true;
                     }
                 }
-                Ok(_) => {
+                Ok(Look::New | Look::Fleeting) => {
                     // A chain of forks can slip through one scan; two in a row are far less likely.
                     clean_looks_needed = 2;
                     self.freeze(bound).await;
@@ -203,19 +216,17 @@ impl Tree {
                 }
             }
         }
+        // Nothing that was stopped may stay so.
+        self.kill_each();
         false
     }
 
-    /// Stops what was found until nothing new is found: a stopped process forks no more, and keeps its place
-    /// in the table of processes, so that a fork bomb cannot refill it.
+    /// Stops what is found until nothing new is found: a stopped process forks no more, and keeps its place in
+    /// the table of processes, so that a fork bomb cannot refill it.
     async fn freeze(&mut self, bound: Instant) {
-        let mut fresh = 0;
         for _ in 0..FREEZE_ROUNDS {
-            for member in &self.members[fresh..] {
-                send(&member.pidfd, libc::SIGSTOP);
-            }
-            fresh = self.members.len();
-            if !matches!(self.discover(bound).await, Ok(1..)) {
+            let look = self.discover(bound, Some(libc::SIGSTOP)).await;
+            if !matches!(look, Ok(Look::New | Look::Fleeting)) {
                 return;
             }
         }
@@ -289,20 +300,13 @@ impl Tree {
         }
     }
 
-    /// Looks at every process for members that are not known; returns how many there were.
-    async fn discover(&mut self, bound: Instant) -> io::Result<usize> {
-        let known = self.members.len();
-        for member in self.look(bound).await? {
-            self.add(member);
-        }
-        Ok(self.members.len() - known)
-    }
-
-    async fn look(&self, bound: Instant) -> io::Result<Vec<Member>> {
+    /// Looks at every process for members that are not known, and sends them a signal as they are found.
+    async fn discover(&mut self, bound: Instant, signal: Option<i32>) -> io::Result<Look> {
         let query = SweepQuery {
             target: self.target,
             // A group without members cannot get new ones, and asking for it costs a look at every process.
             group: self.group.holds_number().then(|| self.group.clone()),
+            signal,
         };
         let found = timeout_at(bound, sweep(query)).await??;
         let hidden = found.unreadable.iter();
@@ -316,7 +320,19 @@ impl Tree {
                 "processes that started later cannot be looked into; one of them might belong to this one"
             );
         }
-        Ok(found.members)
+        let known = self.members.len();
+        let mut fleeting = found.fleeting > 0;
+        for member in found.members {
+            fleeting |= member.pidfd.has_exited();
+            self.add(member);
+        }
+        Ok(if self.members.len() > known {
+            Look::New
+        } else if fleeting {
+            Look::Fleeting
+        } else {
+            Look::Clean
+        })
     }
 
     fn add(&mut self, member: Member) {
@@ -366,5 +382,87 @@ fn send(pidfd: &Pidfd, signal: i32) {
 fn log_refusal(pid: u32, signal: i32, error: &io::Error) {
     if error.raw_os_error() != Some(libc::ESRCH) {
         tracing::debug!(pid, signal, %error, "signal refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use snakepit_proto::env;
+
+    use super::{super::testing::Child, *};
+    use crate::id::{RunId, WorkerId};
+
+    struct Started {
+        child: Child,
+        tree: Tree,
+        leader: Arc<Pidfd>,
+    }
+
+    /// A leader with a member in its group, both of which ignore SIGTERM if the first word says so.
+    fn start(trap: &str) -> Started {
+        let (run_id, worker_id) = (RunId::random(), WorkerId(1));
+        let vars = [
+            (env::RUN_ID, run_id.to_string()),
+            (env::WORKER_ID, worker_id.0.to_string()),
+        ];
+        let script = format!("{trap} exec 3<&0; (read line <&3) & read line <&3");
+        let child = Child::start_with_env(&script, &vars);
+        let leader = Arc::new(Pidfd::open(child.pid()).unwrap());
+        super::super::testing::eventually("the member is there", || {
+            descendants(&leader).is_ok_and(|found| found.len() == 1)
+        });
+        let identity = ProcessIdentity::of(&leader).unwrap();
+        let tree = Tree::new(
+            Arc::clone(&leader),
+            &identity,
+            SweepTarget::Worker { run_id, worker_id },
+        );
+        Started { child, tree, leader }
+    }
+
+    async fn end(started: &mut Started, grace: Duration) -> TreeEnd {
+        let deadline = watch::channel(Some(Instant::now() + grace)).1;
+        let leader = Arc::clone(&started.leader);
+        let gone = || {
+            let leader = Arc::clone(&leader);
+            async move { gone(&leader).await }
+        };
+        started.tree.end(deadline, gone).await
+    }
+
+    /// The leader stays a zombie, as it must on kernels that signal groups by number only.
+    #[tokio::test]
+    async fn ends_a_tree_whose_leader_stays_unreaped() {
+        for (trap, grace, step) in [
+            ("", Duration::from_secs(60), EndStep::Term),
+            ("trap '' TERM;", Duration::from_millis(100), EndStep::Kill),
+            ("", Duration::ZERO, EndStep::Kill),
+        ] {
+            for by_number in [false, true] {
+                let mut started = start(trap);
+                if by_number {
+                    started.tree.group = ProcessGroup::led_by_number(Arc::clone(&started.leader));
+                    assert!(started.tree.needs_unreaped_leader());
+                }
+                let ended = end(&mut started, grace).await;
+                assert_eq!((ended.step, ended.swept), (step, 0), "{trap} {grace:?} {ended:?}");
+                assert!(ended.remaining.is_empty(), "{ended:?}");
+                let again = end(&mut started, Duration::from_secs(60)).await;
+                assert_eq!(again.step, EndStep::AlreadyGone);
+                assert_eq!(started.child.pid(), started.leader.pid());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_also_if_the_reaper_is_silent() {
+        let mut started = start("");
+        let deadline = watch::channel(Some(Instant::now())).1;
+        // Whoever reaps the leader never says so.
+        let ending = started.tree.end(deadline, std::future::pending::<()>);
+        let ended = tokio::time::timeout(KILL_BOUND * 2, ending).await.unwrap();
+        // Its exit is seen all the same.
+        assert_eq!(ended.step, EndStep::Kill);
+        assert!(ended.remaining.is_empty());
     }
 }

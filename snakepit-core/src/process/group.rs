@@ -32,7 +32,7 @@ impl ProcessGroup {
 
     /// As on a kernel before 6.9.
     #[cfg(test)]
-    fn led_by_number(leader: Arc<Pidfd>) -> Self {
+    pub(super) fn led_by_number(leader: Arc<Pidfd>) -> Self {
         Self {
             leader,
             by_pidfd: false,

@@ -195,12 +195,19 @@ pub fn boot_id() -> io::Result<&'static str> {
     Ok(BOOT_ID.get_or_init(|| id.trim_end().to_owned()))
 }
 
-/// The inode of the PID namespace we are in. Read each time: it is one stat(2), and a process that forked
+/// The inode of the PID namespace we are in. Read each time: it is two system calls, and a process that forked
 /// after unshare(2) is in another one than its parent.
 ///
 /// # Errors
-/// When `/proc` is not mounted.
+/// When `/proc` is not mounted, or is that of another PID namespace (which unshare(2) without a fresh mount
+/// leads to): every pid in it would mean another process than the same pid in a system call.
 pub fn pid_namespace() -> io::Result<u64> {
+    let shown = std::fs::read_link("/proc/self")?;
+    if shown.to_str().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Err(io::Error::other(
+            "/proc shows another PID namespace than ours; a fresh one has to be mounted",
+        ));
+    }
     Ok(std::fs::metadata("/proc/self/ns/pid")?.ino())
 }
 

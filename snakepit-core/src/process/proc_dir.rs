@@ -4,6 +4,7 @@ use std::{
     ffi::CStr,
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, readlinkat, statat};
@@ -57,55 +58,73 @@ impl ProcDir {
         Ok(Some(pids))
     }
 
-    /// Its environment, appended to `buffer`: variables ended by NUL, proc_pid_environ(5). `Ok(false)` when it
-    /// has none to show: a zombie, a kernel thread, or an empty environment.
+    /// Its environment, appended to `buffer`; waits a moment for one that is executing a program.
     ///
     /// # Errors
     /// `EACCES` for another user's process.
-    pub(super) fn environ(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
-        gone_is_none(read_environ(&self.0, "", buffer)).map(|read| read.unwrap_or(false))
+    pub(super) fn environ(&self, buffer: &mut Vec<u8>) -> io::Result<Environ> {
+        for _ in 0..EXEC_LOOKS {
+            match gone_is_none(read_environ(&self.0, "", buffer))? {
+                Some(Environ::Empty) => std::thread::sleep(EXEC_PAUSE),
+                Some(other) => return Ok(other),
+                None => return Ok(Environ::None),
+            }
+        }
+        Ok(Environ::Empty)
     }
 }
 
-/// The environment of the process at `prefix` (empty, or a directory with its slash) below `dir`, as [`ProcDir::environ`] reads it.
-///
-/// Two cases hide a living process behind an empty file: it is just executing a program (the new memory has no
-/// environment yet), or its first thread has ended and the others go on (the file shows the first thread's).
-pub(super) fn read_environ(dir: &OwnedFd, prefix: &str, buffer: &mut Vec<u8>) -> io::Result<bool> {
-    /// Execve(2) fills in the environment within microseconds of switching the memory.
-    const RETRIES: u32 = 20;
+/// Between switching to a program's memory and filling in its environment execve(2) takes microseconds.
+pub(super) const EXEC_PAUSE: Duration = Duration::from_micros(200);
+/// How often to look again at a process that seems to be there.
+pub(super) const EXEC_LOOKS: u32 = 5;
+
+/// What reading an environment gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Environ {
+    /// Variables ended by NUL, proc_pid_environ(5).
+    Read,
+    /// The process has memory but no environment: it was started without one, or is just executing a program.
+    Empty,
+    /// A zombie or a kernel thread, without memory of its own.
+    None,
+}
+
+/// Appends to `buffer` the environment of the process at `prefix` (empty, or a directory with its slash) below
+/// `dir`.
+pub(super) fn read_environ(dir: &OwnedFd, prefix: &str, buffer: &mut Vec<u8>) -> io::Result<Environ> {
     let path = |tail: &str| format!("{prefix}{tail}");
     let start = buffer.len();
-    for attempt in 0..=RETRIES {
-        read_at_str(dir, &path("environ"), buffer)?;
-        if buffer.len() > start {
-            return Ok(true);
-        }
-        // Only what has memory has an executable: kernel threads and zombies answer ENOENT.
-        match readlinkat(dir, path("exe"), Vec::new()) {
-            Ok(_) if attempt < RETRIES => std::thread::sleep(std::time::Duration::from_micros(50)),
-            Ok(_) => return Ok(false),
-            Err(_) => break,
-        }
+    read_at_str(dir, &path("environ"), buffer)?;
+    if buffer.len() > start {
+        return Ok(Environ::Read);
     }
-    // A directory has two links of its own; a third is the first thread, a fourth one that outlived it.
+    // Only what has memory has an executable: kernel threads and zombies answer ENOENT.
+    if readlinkat(dir, path("exe"), Vec::new()).is_ok() {
+        return Ok(Environ::Empty);
+    }
+    // The file shows the first thread's memory, and the other threads may outlive it. A directory has two links
+    // of its own; a third is the first thread, a fourth one that goes on.
     if statat(dir, path("task"), AtFlags::empty())?.st_nlink <= 3 {
-        return Ok(false);
+        return Ok(Environ::None);
     }
     for tid in numbers_in(&open_dir(dir, path("task"))?)? {
         let read = read_at_str(dir, &path(&format!("task/{tid}/environ")), buffer);
         if gone_is_none(read)?.is_some() && buffer.len() > start {
-            return Ok(true);
+            return Ok(Environ::Read);
         }
     }
-    Ok(false)
+    Ok(Environ::None)
 }
 
-/// All pids in `/proc`, and the directory they were read from.
-pub(super) fn all_pids() -> io::Result<(OwnedFd, Vec<u32>)> {
-    let proc = open_dir(CWD, c"/proc")?;
-    let pids = numbers_in(&proc)?;
-    Ok((proc, pids))
+/// Opens `/proc`.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    open_dir(CWD, c"/proc")
+}
+
+/// All pids in `/proc`, in ascending order.
+pub(super) fn pids_in(proc: &OwnedFd) -> io::Result<Vec<u32>> {
+    numbers_in(proc)
 }
 
 /// The state of a process by its pid; `None` when there is none.

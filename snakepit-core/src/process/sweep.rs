@@ -42,6 +42,20 @@ pub struct SweepQuery {
     pub target: SweepTarget,
     /// And by membership in this group.
     pub group: Option<ProcessGroup>,
+    /// Sent to each process at the moment it is found, not when the scan is over: what forks and exits within
+    /// milliseconds is long gone by then. SIGSTOP keeps it where it is.
+    pub signal: Option<i32>,
+}
+
+impl SweepQuery {
+    /// Looks by environment alone, and only looks.
+    pub fn new(target: SweepTarget) -> Self {
+        Self {
+            target,
+            group: None,
+            signal: None,
+        }
+    }
 }
 
 /// What a sweep has found.
@@ -49,6 +63,9 @@ pub struct SweepQuery {
 pub struct Found {
     /// Living processes that match; never ourselves nor an ancestor of ours.
     pub members: Vec<Member>,
+    /// Processes that matched and ended while they were looked at. They may have left others that the scan has
+    /// not seen, so that a scan proves emptiness only if there were none.
+    pub fleeting: u32,
     /// Living processes whose environment we may not read (another user's): what was looked for may be among
     /// them.
     pub unreadable: Arc<[Stat]>,
@@ -169,13 +186,10 @@ mod tests {
     }
 
     fn query(run_id: RunId, worker: u64) -> SweepQuery {
-        SweepQuery {
-            target: SweepTarget::Worker {
-                run_id,
-                worker_id: WorkerId(worker),
-            },
-            group: None,
-        }
+        SweepQuery::new(SweepTarget::Worker {
+            run_id,
+            worker_id: WorkerId(worker),
+        })
     }
 
     fn pids(found: &Found) -> Vec<u32> {
@@ -190,10 +204,7 @@ mod tests {
         let stranger = tagged("read line", RunId::random(), 1);
         assert_eq!(pids(&sweep(query(run, 1)).await.unwrap()), [first.pid()]);
         assert_eq!(pids(&sweep(query(run, 2)).await.unwrap()), [second.pid()]);
-        let whole_run = SweepQuery {
-            target: SweepTarget::Run(run),
-            group: None,
-        };
+        let whole_run = SweepQuery::new(SweepTarget::Run(run));
         let mut found = pids(&sweep(whole_run).await.unwrap());
         found.sort_unstable();
         let mut expected = [first.pid(), second.pid()];
@@ -239,12 +250,23 @@ mod tests {
             (env::OUTER_RUN_IDS, format!("{}:{outer}", RunId::random())),
         ];
         let child = Child::start_with_env("read line", &vars);
-        let whole_run = SweepQuery {
-            target: SweepTarget::Run(outer),
-            group: None,
-        };
+        let whole_run = SweepQuery::new(SweepTarget::Run(outer));
         assert_eq!(pids(&sweep(whole_run).await.unwrap()), [child.pid()]);
         assert!(sweep(query(outer, 1)).await.unwrap().members.is_empty());
+    }
+
+    #[tokio::test]
+    async fn stops_what_it_finds_if_told_so() {
+        let run = RunId::random();
+        let child = tagged("read line", run, 1);
+        let stopping = SweepQuery {
+            signal: Some(libc::SIGSTOP),
+            ..query(run, 1)
+        };
+        assert_eq!(pids(&sweep(stopping).await.unwrap()), [child.pid()]);
+        eventually("it is stopped", || {
+            super::super::Stat::read(child.pid()).unwrap().state == b'T'
+        });
     }
 
     #[tokio::test(flavor = "multi_thread")]

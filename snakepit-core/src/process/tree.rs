@@ -61,17 +61,22 @@ impl Member {
 /// # Errors
 /// What reading `/proc` or opening a descriptor answers, as with `EMFILE`.
 pub fn descendants(root: &Pidfd) -> io::Result<Vec<Member>> {
-    let mut found = Vec::new();
-    let mut parents = VecDeque::from([root.pid()]);
+    let mut found: Vec<Member> = Vec::new();
+    // The root, then indices of what was found.
+    let mut parents = VecDeque::from([None]);
     // Read only if the kernel lacks the `children` files.
     let mut by_parent: Option<HashMap<u32, Vec<u32>>> = None;
-    while let Some(parent) = parents.pop_front() {
-        let Some(dir) = ProcDir::open(parent)? else {
+    while let Some(at) = parents.pop_front() {
+        let parent = match at {
+            None => None,
+            Some(at) => found.get::<usize>(at).map(|member| Arc::clone(&member.pidfd)),
+        };
+        let parent: &Pidfd = parent.as_deref().unwrap_or(root);
+        let Some(dir) = ProcDir::open(parent.pid())? else {
             continue;
         };
-        // The root's number is checked where it was given; a child's was when it was held. If the process is
-        // gone by now its children have a new parent and are not accepted below.
-        if parent == root.pid() && root.has_exited() {
+        // Not ended after the directory was opened: the directory is its own, and not that of a later process.
+        if parent.has_exited() {
             continue;
         }
         let children = match dir.children() {
@@ -80,14 +85,18 @@ pub fn descendants(root: &Pidfd) -> io::Result<Vec<Member>> {
                 if by_parent.is_none() {
                     by_parent = Some(children_by_scan()?);
                 }
-                let children = by_parent.as_ref().and_then(|map| map.get(&parent));
+                let children = by_parent.as_ref().and_then(|map| map.get(&parent.pid()));
                 children.cloned().unwrap_or_default()
             }
             Err(error) => return Err(error),
         };
         for pid in children {
-            if let Some(member) = Member::hold(pid, |_, stat| Ok(stat.ppid == parent))? {
-                parents.push_back(pid);
+            let held = Member::hold(pid, |_, stat| {
+                // Asked after the child's state was read: then its parent's number still meant our parent.
+                Ok(stat.ppid == parent.pid() && !parent.has_exited())
+            })?;
+            if let Some(member) = held {
+                parents.push_back(Some(found.len()));
                 found.push(member);
             }
         }
@@ -97,7 +106,8 @@ pub fn descendants(root: &Pidfd) -> io::Result<Vec<Member>> {
 
 /// Children by parent, from one look at every process.
 fn children_by_scan() -> io::Result<HashMap<u32, Vec<u32>>> {
-    let (proc, pids) = proc_dir::all_pids()?;
+    let proc = proc_dir::open()?;
+    let pids = proc_dir::pids_in(&proc)?;
     let mut map: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut buffer = Vec::new();
     for pid in pids {

@@ -1,13 +1,17 @@
 //! Whatever happens in whatever order: never two live workers in a slot, never a lost slot, nothing left.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use snakepit_core::{
     SlotId,
     process::ExitOutcome,
     supervision::{
-        ChildSpec, DynamicSupervisor, SlotStarterFactory, Starter, StarterFactory, Supervisor,
+        ChildSpec, DynamicSupervisor, SlotStarter, SlotStarterFactory, Starter, StarterFactory, Supervisor,
         SupervisorLimits,
     },
     testing::{FakeResourceFactory, FakeStart, FakeWorkerFactory, Record},
@@ -59,15 +63,26 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug)]
 struct Killable {
     starters: SlotStarterFactory,
-    made: std::sync::Mutex<
-        std::collections::BTreeMap<SlotId, std::sync::Weak<snakepit_core::supervision::SlotStarter>>,
-    >,
+    made: Mutex<BTreeMap<SlotId, Weak<SlotStarter>>>,
+}
+
+impl Killable {
+    fn kill(&self, slot: u32) {
+        let made = self.made.lock().expect("no test panics while it is locked");
+        let starter = made.get(&SlotId(slot)).and_then(Weak::upgrade);
+        // The handle may be the last one, and its drop asks for the end: not under the lock.
+        drop(made);
+        if let Some(starter) = starter {
+            starter.kill();
+        }
+    }
 }
 
 impl StarterFactory for Killable {
     fn start(&self, slot: SlotId) -> Arc<dyn Starter> {
         let starter = Arc::new(self.starters.start_slot(slot));
-        self.made.lock().unwrap().insert(slot, Arc::downgrade(&starter));
+        let mut made = self.made.lock().expect("no test panics while it is locked");
+        made.insert(slot, Arc::downgrade(&starter));
         starter
     }
 }
@@ -81,7 +96,7 @@ async fn play(steps: Vec<Step>, end_takes: Duration) {
     let bench = Bench::new(fakes).starters(|it| it.with_resource(Arc::new(resource)));
     let killable = Arc::new(Killable {
         starters: bench.starters.clone(),
-        made: std::sync::Mutex::default(),
+        made: Mutex::default(),
     });
     let supervisor = DynamicSupervisor::start(
         SupervisorLimits::default(),
@@ -101,12 +116,7 @@ async fn play(steps: Vec<Step>, end_takes: Duration) {
             Step::Condemn(slot) => {
                 with_worker(&bench, slot, |worker| worker.condemn(DownReason::ChannelClosed))
             }
-            Step::KillStarter(slot) => {
-                let starter = killable.made.lock().unwrap().get(&SlotId(slot)).cloned();
-                if let Some(starter) = starter.and_then(|starter| starter.upgrade()) {
-                    starter.kill();
-                }
-            }
+            Step::KillStarter(slot) => killable.kill(slot),
             Step::Terminate(slot) => {
                 let known = expected.remove(&slot);
                 assert_eq!(
@@ -146,10 +156,7 @@ async fn play(steps: Vec<Step>, end_takes: Duration) {
     bench.fakes.set_otherwise(FakeStart::ready());
     for slot in 0..SLOTS {
         // A start that hangs would do so for ever; a real one has a deadline.
-        let starter = killable.made.lock().unwrap().get(&SlotId(slot)).cloned();
-        if let Some(starter) = starter.and_then(|starter| starter.upgrade()) {
-            starter.kill();
-        }
+        killable.kill(slot);
     }
     tokio::time::sleep(Duration::from_secs(3600)).await;
     for &slot in &expected {
@@ -173,7 +180,7 @@ fn with_worker(bench: &Bench, slot: u32, act: impl FnOnce(&snakepit_core::testin
 
 /// A worker's end is asked for only while none of the slot's resources is left.
 fn assert_resources_end_first(records: &[Record]) {
-    let mut running = std::collections::BTreeMap::new();
+    let mut running = BTreeMap::new();
     for record in records {
         let count: &mut i32 = running.entry(record.slot()).or_default();
         match record {

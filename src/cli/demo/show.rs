@@ -36,9 +36,10 @@ impl Show {
     /// A heading.
     pub(super) fn step(&self, name: &str, about: &str) -> Result<(), Failure> {
         self.step.set(self.step.get() + 1);
+        let heading = format!("{}. {name:<9}", self.step.get());
         output::line(format_args!(
-            "\n{} {}",
-            self.style.bold(format_args!("{}. {name}", self.step.get())),
+            "\n{}{}",
+            self.style.bold(heading),
             self.style.dim(about)
         ))
     }

@@ -83,7 +83,7 @@ impl<'a> Tour<'a> {
         let took = began.elapsed();
         self.show.figure(
             format_args!(
-                "{} years, mean flow {:.0} (10^8 m3), lowest {}, highest {}",
+                "{} years, mean flow {:.0} (10^8 m³), lowest in {}, highest in {}",
                 summary.years, summary.mean, summary.lowest, summary.highest
             ),
             Some(took),
@@ -267,8 +267,8 @@ impl<'a> Tour<'a> {
             "Tree",
             "every slot has a permanent starter around its worker and its resources",
         )?;
-        let status = self.pool.status().await.to_string();
-        for line in status.lines() {
+        let tree = self.pool.tree().await.to_string();
+        for line in tree.lines() {
             self.show.figure(line, None)?;
         }
         Ok(())

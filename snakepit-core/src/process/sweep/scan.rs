@@ -10,13 +10,17 @@ use std::{
 use super::{
     super::{
         Member, Stat,
-        proc_dir::{self, ProcDir, is_gone},
+        proc_dir::{self, EXEC_LOOKS, EXEC_PAUSE, Environ, ProcDir, is_gone},
         tree::ourselves_and_ancestors,
     },
     Found, SweepQuery, SweepTarget,
     tags::Tags,
 };
 use crate::id::RunId;
+
+/// How often one scan lists the processes: after the first time only what is new since is looked at, so that a
+/// process is not missed for having been forked during the scan. On a busy machine there is always something new.
+const LISTINGS: u32 = 6;
 
 /// Who asks for what, by what a process may show.
 struct Index<'a> {
@@ -93,36 +97,121 @@ pub(super) fn scan(queries: &[SweepQuery]) -> Vec<io::Result<Found>> {
 
 fn try_scan(index: &Index<'_>) -> io::Result<Vec<Found>> {
     let ours = ourselves_and_ancestors()?;
-    let (proc, pids) = proc_dir::all_pids()?;
-    let mut members = vec![Vec::new(); index.queries.len()];
-    let mut unreadable = Vec::new();
-    let mut buffer = Vec::with_capacity(16 * 1024);
-    for pid in pids.into_iter().filter(|pid| !ours.contains(pid)) {
-        buffer.clear();
-        let mut wanted = match proc_dir::read_environ(&proc, &format!("{pid}/"), &mut buffer) {
-            Ok(false) => false,
-            Ok(true) => !index.askers_by_tags(&Tags::parse(&buffer)).is_empty(),
-            Err(error) if is_gone(&error) => continue,
-            Err(error) if is_refused(&error) => {
-                unreadable.extend(state(&proc, pid, &mut buffer)?.filter(|stat| !stat.is_dead()));
-                false
-            }
-            Err(error) => return Err(error),
-        };
-        if !wanted && !index.by_group.is_empty() {
-            let stat = state(&proc, pid, &mut buffer)?;
-            wanted = stat.is_some_and(|stat| index.by_group.contains_key(&stat.pgrp));
+    let mut scan = Scan {
+        index,
+        proc: proc_dir::open()?,
+        buffer: Vec::with_capacity(16 * 1024),
+        found: vec![Finds::default(); index.queries.len()],
+        unreadable: Vec::new(),
+    };
+    let mut seen: HashSet<u32> = ours.into_iter().collect();
+    let mut empty = Vec::new();
+    for _ in 0..LISTINGS {
+        let mut pids = proc_dir::pids_in(&scan.proc)?;
+        pids.retain(|pid| seen.insert(*pid));
+        if pids.is_empty() {
+            break;
         }
-        if wanted {
-            note(index, pid, &mut buffer, &mut members)?;
+        // Newest first, as far as numbers tell: what was there for long will stay for this long.
+        for pid in pids.into_iter().rev() {
+            if scan.look_at(pid)? == Environ::Empty {
+                empty.push(pid);
+            }
         }
     }
-    let unreadable: Arc<[Stat]> = unreadable.into();
-    let found = members.into_iter().map(|members| Found {
-        members,
+    for _ in 1..EXEC_LOOKS {
+        if empty.is_empty() {
+            break;
+        }
+        std::thread::sleep(EXEC_PAUSE);
+        let mut still = Vec::new();
+        for pid in empty {
+            if scan.look_at(pid)? == Environ::Empty {
+                still.push(pid);
+            }
+        }
+        empty = still;
+    }
+    let unreadable: Arc<[Stat]> = scan.unreadable.into();
+    let found = scan.found.into_iter().map(|finds| Found {
+        members: finds.members,
+        fleeting: finds.fleeting,
         unreadable: Arc::clone(&unreadable),
     });
     Ok(found.collect())
+}
+
+/// A scan under way.
+struct Scan<'a> {
+    index: &'a Index<'a>,
+    proc: OwnedFd,
+    buffer: Vec<u8>,
+    /// By asker.
+    found: Vec<Finds>,
+    unreadable: Vec<Stat>,
+}
+
+#[derive(Clone, Default)]
+struct Finds {
+    members: Vec<Member>,
+    fleeting: u32,
+}
+
+impl Scan<'_> {
+    /// Looks at one process; `Empty` when it is to be looked at once more.
+    fn look_at(&mut self, pid: u32) -> io::Result<Environ> {
+        self.buffer.clear();
+        let read = match proc_dir::read_environ(&self.proc, &format!("{pid}/"), &mut self.buffer) {
+            Ok(read) => read,
+            Err(error) if is_gone(&error) => return Ok(Environ::None),
+            Err(error) if is_refused(&error) => {
+                let stat = state(&self.proc, pid, &mut self.buffer)?;
+                self.unreadable.extend(stat.filter(|stat| !stat.is_dead()));
+                Environ::None
+            }
+            Err(error) => return Err(error),
+        };
+        let mut wanted =
+            read == Environ::Read && !self.index.askers_by_tags(&Tags::parse(&self.buffer)).is_empty();
+        if !wanted && !self.index.by_group.is_empty() {
+            let stat = state(&self.proc, pid, &mut self.buffer)?;
+            wanted = stat.is_some_and(|stat| self.index.by_group.contains_key(&stat.pgrp));
+        }
+        if !wanted {
+            return Ok(read);
+        }
+        self.note(pid)?;
+        Ok(Environ::Read)
+    }
+
+    /// Takes hold of a process and reads it again: only what is read while it is held counts. `false`
+    /// when it is gone, or is not what was read before.
+    fn note(&mut self, pid: u32) -> io::Result<bool> {
+        let (index, buffer) = (self.index, &mut self.buffer);
+        let mut askers = HashSet::new();
+        let held = Member::hold(pid, |dir: &ProcDir, stat| {
+            buffer.clear();
+            match dir.environ(buffer) {
+                Ok(Environ::Read) => askers = index.askers_by_tags(&Tags::parse(buffer)),
+                Ok(Environ::Empty | Environ::None) => {}
+                Err(error) if is_refused(&error) => {}
+                Err(error) => return Err(error),
+            }
+            askers.extend(index.askers_by_group(stat));
+            Ok(!askers.is_empty())
+        })?;
+        let Some(member) = held else {
+            return Ok(false);
+        };
+        for asker in askers {
+            if let Some(signal) = index.queries[asker].signal {
+                // Refused or ended: whoever asked looks at it again.
+                let _ = member.pidfd.signal(signal);
+            }
+            self.found[asker].members.push(member.clone());
+        }
+        Ok(true)
+    }
 }
 
 /// The state of a process, if there is one that we may see: `/proc` mounted with `hidepid=1` refuses even this
@@ -132,28 +221,6 @@ fn state(proc: &OwnedFd, pid: u32, buffer: &mut Vec<u8>) -> io::Result<Option<St
         Err(error) if is_refused(&error) => Ok(None),
         other => other,
     }
-}
-
-/// Takes hold of a process and reads it again: only what is read while it is held counts.
-fn note(index: &Index<'_>, pid: u32, buffer: &mut Vec<u8>, members: &mut [Vec<Member>]) -> io::Result<()> {
-    let mut askers = HashSet::new();
-    let held = Member::hold(pid, |dir: &ProcDir, stat| {
-        buffer.clear();
-        match dir.environ(buffer) {
-            Ok(true) => askers = index.askers_by_tags(&Tags::parse(buffer)),
-            Ok(false) => {}
-            Err(error) if is_refused(&error) => {}
-            Err(error) => return Err(error),
-        }
-        askers.extend(index.askers_by_group(stat));
-        Ok(!askers.is_empty())
-    })?;
-    if let Some(member) = held {
-        for asker in askers {
-            members[asker].push(member.clone());
-        }
-    }
-    Ok(())
 }
 
 /// Whether an error says that we may not look into this process, while looking at others may go on.

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Live, client};
+use super::{Live, client, start::clear_away};
 use crate::{process::EndReport, worker::DownReason};
 
 /// An answer to the shutdown request only says that it was understood; a worker that does not say so soon is not
@@ -95,10 +95,8 @@ async fn perform(worker: &Arc<Live>, mut limits: watch::Receiver<Limits>) -> End
             Ok(()) = limits.changed() => {}
         }
     };
-    if report.remaining.is_empty()
-        && let Err(error) = ledger.release(worker.id).await
-    {
-        tracing::warn!(worker = %worker.id, %error, "the ledger keeps the row of a worker that is gone");
+    if report.remaining.is_empty() {
+        clear_away(&worker.spec, worker.id).await;
     }
     report
 }

@@ -295,13 +295,31 @@ fn channel_error(status: &tonic::Status) -> StartErrorKind {
     StartErrorKind::Channel(format!("{:?}: {}", status.code(), status.message()))
 }
 
-fn launch_spec(spec: &GrpcWorkerSpec, id: WorkerId) -> LaunchSpec {
-    let channel = match &spec.channel {
+/// What is left of a worker once its process tree is gone: its socket, if it had one, and its ledger row.
+pub(super) async fn clear_away(spec: &GrpcWorkerSpec, id: WorkerId) {
+    if let ChannelForm::Unix(path) = channel_form(spec, id) {
+        match tokio::fs::remove_file(&path).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(worker = %id, path = %path.display(), %error, "cannot remove the worker's socket");
+            }
+            _ => {}
+        }
+    }
+    if let Err(error) = spec.ledger.release(id).await {
+        tracing::warn!(worker = %id, %error, "the ledger keeps the row of a worker that is gone");
+    }
+}
+
+fn channel_form(spec: &GrpcWorkerSpec, id: WorkerId) -> ChannelForm {
+    match &spec.channel {
         ChannelSpec::Inherited => ChannelForm::Inherited,
         ChannelSpec::UnixIn(directory) => {
             ChannelForm::Unix(directory.join(format!("{}-{}.sock", spec.run_id, id.0)))
         }
-    };
+    }
+}
+
+fn launch_spec(spec: &GrpcWorkerSpec, id: WorkerId) -> LaunchSpec {
     LaunchSpec {
         run_id: spec.run_id,
         worker_id: id,
@@ -310,7 +328,7 @@ fn launch_spec(spec: &GrpcWorkerSpec, id: WorkerId) -> LaunchSpec {
         env: spec.env.clone(),
         env_remove: spec.env_remove.clone(),
         cwd: spec.cwd.clone(),
-        channel,
+        channel: channel_form(spec, id),
         limits: spec.limits.clone(),
     }
 }
@@ -343,11 +361,8 @@ async fn undo(spec: &GrpcWorkerSpec, id: WorkerId, progress: Progress, kind: Sta
         let _ = spec.ledger.ending(id).await;
         empty = process.end(Duration::ZERO).await.remaining.is_empty();
     }
-    if reserved
-        && empty
-        && let Err(error) = spec.ledger.release(id).await
-    {
-        tracing::warn!(worker = %id, %error, "the ledger keeps the row of a worker that never was");
+    if reserved && empty {
+        clear_away(spec, id).await;
     }
     let mut stderr_tail = String::new();
     if let Some(stderr) = stderr {
