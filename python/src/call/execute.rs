@@ -4,7 +4,11 @@ use pyo3::{exceptions::PyTypeError, intern, prelude::*};
 use snakepit_proto::v1::{AdapterReport, CallError, CallRequest, call_error::Kind};
 use tokio::time::Instant;
 
-use super::{Engine, Function, glue::Arguments, report::{Failure, exception}};
+use super::{
+    Engine, Function,
+    glue::Arguments,
+    report::{Failure, exception},
+};
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
     control::micros,
