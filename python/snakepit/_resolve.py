@@ -172,7 +172,7 @@ def call_hook(hook: Callable[[], Any]) -> None:
 
 def prepare(adapters: list[str], paths: list[str]) -> list[str]:
     """Imports adapters, runs their start hooks, and says what they offer."""
-    sys.path[:0] = [path for path in paths if path not in sys.path]
+    sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
     importlib.invalidate_caches()
     for name in adapters:
         module = import_module(name)

@@ -71,8 +71,15 @@ impl WorkerControl for Control {
                 adapters: request.adapters,
                 paths: request.paths,
             };
-            // The main thread stops listening only when the worker is on its way out.
-            let _ = self.shared.commands.send(command);
+            let commands = self.shared.commands.clone();
+            tokio::spawn(async move {
+                // The answer is on its way before user code gets a chance to end the process: a yield lets
+                // everything that is ready run, the first the response, the second the connection.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                // The main thread stops listening only when the worker is on its way out.
+                let _ = commands.send(command);
+            });
         }
         Ok(Response::new(HandshakeResponse {
             protocol_version: chosen.copied().unwrap_or(0),
@@ -106,8 +113,7 @@ impl WorkerControl for Control {
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
         let activity = self.shared.slot.activity();
         self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
-        // As above: nobody listens at the very end.
-        let _ = self.shared.commands.send(Command::Heartbeat);
+        self.shared.heartbeat.notify_one();
         Ok(Response::new(PingResponse {
             call_id: activity.running.map(|(call_id, _)| call_id),
             call_us: activity.running.map_or(0, |(_, time)| micros(time)),

@@ -161,7 +161,11 @@ async fn watch_descriptors(shared: Arc<Shared>, descriptors: Vec<i32>) {
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        if !descriptors.iter().all(|&fd| sys::is_open(fd)) && !*shared.finished.borrow() {
+        // On the way out the main thread closes its connection itself, and the end has bounds of its own.
+        if shared.is_shutting_down() {
+            return;
+        }
+        if !descriptors.iter().all(|&fd| sys::is_open(fd)) {
             // Standard error may be closed too, so nothing is said that could fail.
             shared.leave(EXIT_LOST);
         }

@@ -15,6 +15,7 @@ struct State {
 pub(crate) struct Credit {
     state: Mutex<State>,
     granted: Notify,
+    over: Notify,
 }
 
 impl Credit {
@@ -25,6 +26,7 @@ impl Credit {
                 closed: false,
             }),
             granted: Notify::new(),
+            over: Notify::new(),
         }
     }
 
@@ -60,5 +62,15 @@ impl Credit {
                 None => self.granted.notified().await,
             }
         }
+    }
+
+    /// The stream has ended: nobody needs to listen for grants any more.
+    pub(crate) fn end(&self) {
+        self.over.notify_one();
+    }
+
+    /// Waits for [`Self::end`]; for the one task that listens.
+    pub(crate) async fn ended(&self) {
+        self.over.notified().await;
     }
 }

@@ -86,7 +86,7 @@ impl Worker for Data {
         };
         let credit = Arc::new(Credit::new(first));
         let (sender, receiver) = mpsc::channel(ITEMS_UNDER_WAY);
-        tokio::spawn(take_credit(requests, Arc::clone(&credit), sender.clone()));
+        tokio::spawn(take_credit(requests, Arc::clone(&credit)));
         match self {
             Self::Inline(engine) => {
                 let engine = Arc::clone(engine);
@@ -101,16 +101,14 @@ impl Worker for Data {
 }
 
 /// Reads the consumer's grants until it has no more, or the stream is over.
-async fn take_credit(
-    mut requests: Streaming<StreamRequest>,
-    credit: Arc<Credit>,
-    sender: mpsc::Sender<Result<StreamResponse, Status>>,
-) {
-    // Only watched: held strongly it would keep the response stream open after the last item.
-    let weak = sender.downgrade();
-    drop(sender);
+async fn take_credit(mut requests: Streaming<StreamRequest>, credit: Arc<Credit>) {
     loop {
-        match requests.next().await {
+        // A client need not close its side at the end; held on to, the stream would stay half open.
+        let request = tokio::select! {
+            request = requests.next() => request,
+            () = credit.ended() => return,
+        };
+        match request {
             Some(Ok(StreamRequest {
                 message: Some(stream_request::Message::Credit(more)),
             })) => credit.grant(more),
@@ -118,9 +116,6 @@ async fn take_credit(
             Some(Ok(_)) => {}
             // A reset arrives here as an error, and the response's receiver is dropped with it.
             Some(Err(_)) | None => break,
-        }
-        if weak.strong_count() == 0 {
-            break;
         }
     }
     credit.close();

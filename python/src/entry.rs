@@ -17,6 +17,7 @@ use crate::{
     main_thread::{Calls, MainLoop},
     native, panic, serve as http,
     shared::{EXIT_LOST, Identity, Shared},
+    sys,
 };
 
 /// A channel that is open, before anything is served on it.
@@ -109,6 +110,10 @@ pub(crate) fn serve(
     // Stop hooks and exit handlers report their own failures; none of them keeps the worker from leaving.
     if let Err(error) = runtime.getattr("finish").and_then(|finish| finish.call0()) {
         error.write_unraisable(py, None);
+    }
+    if std::process::id() != shared.identity.pid {
+        // A stop hook or exit handler forked, and this is the child.
+        sys::exit_now(0);
     }
     drop(signals);
     py.detach(move || {

@@ -2,9 +2,9 @@
 //! and everything that must be fast.
 //!
 //! Two threads matter. Python's **main thread** runs user code; between calls it waits in a runtime of its own
-//! without the GIL ([`main_thread`]). The **control thread** never attaches to Python ([`control_thread`]): it
+//! without the GIL (`main_thread`). The **control thread** never attaches to Python (`control_thread`): it
 //! answers the host, delivers cancels as a signal to the main thread, and ends the process tree when the host
-//! goes away, whatever the main thread is doing. What they share is in [`shared`].
+//! goes away, whatever the main thread is doing. What they share is in `shared`.
 //!
 //! On an inherited channel the data connection is served by the main thread itself, so that a call crosses no
 //! threads. On a Unix path or TCP address the control thread serves all connections and calls take a hop.

@@ -60,12 +60,20 @@ impl MainLoop {
         let told = Arc::clone(&flush);
         let mut connection =
             tokio::spawn(async move { serve::connection(socket, router, told.notified()).await });
+        let lost = async {
+            // How the task ended says nothing that its end does not.
+            let _ = (&mut connection).await;
+            if shared.is_shutting_down() {
+                // A host that has no more calls may close early; what is left to do is done all the same.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             served = self.serve(None) => served?,
-            _ = &mut connection => {
-                let code = if shared.is_shutting_down() { shared.exit_code() } else { EXIT_LOST };
-                shared.leave(code);
-            }
+            () = lost => shared.leave(EXIT_LOST),
+        }
+        if connection.is_finished() {
+            return Ok(());
         }
         flush.notify_one();
         // The connection bounds its own flush.
@@ -87,6 +95,7 @@ impl MainLoop {
                 () = drained.as_mut() => return Ok(()),
                 job = next(&mut jobs) => self.start(job),
                 Some(command) = self.commands.recv() => self.perform(command),
+                () = shared.heartbeat.notified() => self.rearm_signals(),
                 readable = wakeup.readable() => {
                     readable?;
                     let mut bytes = [0; 64];
@@ -128,14 +137,17 @@ impl MainLoop {
                 all_paths.extend(paths);
                 Python::attach(|py| self.engine.prepare(py, &all_adapters, &all_paths));
             }
-            // User code, asyncio among it, may have replaced the wakeup descriptor and not put it back.
-            Command::Heartbeat => Python::attach(|py| {
-                if let Err(error) = self.rearm.bind(py).call0() {
-                    error.write_unraisable(py, None);
-                }
-                self.run_signal_handlers();
-            }),
         }
+    }
+
+    /// User code, asyncio among it, may have replaced the wakeup descriptor and not put it back.
+    fn rearm_signals(&self) {
+        Python::attach(|py| {
+            if let Err(error) = self.rearm.bind(py).call0() {
+                error.write_unraisable(py, None);
+            }
+        });
+        self.run_signal_handlers();
     }
 
     fn run_signal_handlers(&self) {

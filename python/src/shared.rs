@@ -11,7 +11,7 @@ use std::{
 
 use snakepit_proto::v1::{AdapterReport, CallError};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -32,8 +32,6 @@ pub(crate) enum Command {
         /// For the front of `sys.path`.
         paths: Vec<String>,
     },
-    /// A heartbeat passed: look after what may have been taken away (the wakeup descriptor).
-    Heartbeat,
 }
 
 /// The outcome of importing the adapters.
@@ -68,6 +66,8 @@ pub(crate) struct Shared {
     /// The main thread has run the stop hooks and waits for the connections to be flushed.
     pub(crate) finished: watch::Sender<bool>,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
+    /// A ping was answered. Any number of them are one to a main thread that was busy meanwhile.
+    pub(crate) heartbeat: Notify,
     is_prepared: AtomicBool,
     log_level: AtomicU32,
     exit_code: AtomicI32,
@@ -86,6 +86,7 @@ impl Shared {
             shutdown: watch::Sender::new(None),
             finished: watch::Sender::new(false),
             commands,
+            heartbeat: Notify::new(),
             is_prepared: AtomicBool::new(false),
             log_level: AtomicU32::new(0),
             exit_code: AtomicI32::new(0),

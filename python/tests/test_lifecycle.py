@@ -226,6 +226,28 @@ def test_shutdown_lets_the_running_call_finish(inherited_worker: Start) -> None:
     assert worker.wait() == 0
 
 
+def test_shutdown_completes_though_the_data_connection_is_closed(
+    inherited_worker: Start, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    worker = inherited_worker(("hooked",), env={"JOURNAL": str(journal)})
+    worker.shutdown()
+    worker.relays[0].close()
+    assert worker.wait() == 0
+    assert "atexit" in journal.read_text()
+
+
+def test_slow_stop_hook_is_waited_for(inherited_worker: Start, tmp_path: Path) -> None:
+    worker = inherited_worker()
+    target = tmp_path / "stopped"
+    hook = f"lambda: (__import__('time').sleep(1.5), open({str(target)!r}, 'w'))"
+    code = f"import snakepit; snakepit.on_stop({hook})"
+    worker.call("builtins:exec", code)
+    worker.shutdown()
+    assert worker.wait() == 0
+    assert target.exists()
+
+
 def test_shutdown_cancels_the_call_after_its_grace(inherited_worker: Start) -> None:
     worker = inherited_worker()
     call = worker.begin("sleep", 60)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
-from host import CallFailed, Worker, eventually
+from host import CallFailed, InheritedWorker, UnixWorker, Worker, eventually
+
+
+@pytest.fixture(params=["inherited", "unix"])
+def worker(
+    request: pytest.FixtureRequest,
+    inherited_worker: Callable[..., InheritedWorker],
+    unix_worker: Callable[..., UnixWorker],
+) -> Worker:
+    """Both shapes: items produced inline, and items that take a hop."""
+    return inherited_worker() if request.param == "inherited" else unix_worker("sample")
 
 
 def test_all_items_arrive_in_order(worker: Worker) -> None:

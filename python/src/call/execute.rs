@@ -4,7 +4,11 @@ use pyo3::{exceptions::PyTypeError, intern, prelude::*};
 use snakepit_proto::v1::{AdapterReport, CallError, CallRequest, call_error::Kind};
 use tokio::time::Instant;
 
-use super::{Engine, Function, glue::Arguments, report::Failure};
+use super::{
+    Engine, Function,
+    glue::Arguments,
+    report::{Failure, exception},
+};
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
     control::micros,
@@ -159,7 +163,7 @@ impl Engine {
         if std::process::id() == self.shared.identity.pid {
             return;
         }
-        let error = result.as_ref().err().map(|error| error.value(py));
+        let error = result.as_ref().err().map(|error| exception(py, error));
         // It does not return; should it fail, the child leaves all the same.
         let _ = self.glue.leave_child.bind(py).call1((error,));
         crate::sys::exit_now(1)

@@ -17,7 +17,7 @@ impl Engine {
     pub(super) fn report(&self, py: Python<'_>, error: &PyErr) -> Box<CallError> {
         let cancelled = self.shared.slot.is_cancelled();
         self.shared.slot.leave();
-        Box::new(self.describe(py, error.value(py), cancelled))
+        Box::new(self.describe(py, &exception(py, error), cancelled))
     }
 
     /// The same for a failure that has a kind and a message of its own.
@@ -78,4 +78,9 @@ impl Engine {
             }
         }
     }
+}
+
+/// The exception object with its traceback: before Python 3.12 the two are apart until they are asked for so.
+pub(super) fn exception<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyAny> {
+    error.clone_ref(py).into_value(py).into_bound(py).into_any()
 }

@@ -57,6 +57,7 @@ impl Engine {
             // A consumer that is gone needs no error.
             let _ = consumer.send(Ok(message)).await;
         }
+        credit.end();
     }
 
     async fn produce(
