@@ -1,3 +1,5 @@
+//! Calls, keyword arguments, deadlines and streams in twenty lines.
+
 use snakepit::Pool;
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 //!
 //! This test binary is the program: started by a pool it serves the protocol, on a Unix path or not at all.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{env, error::Error, path::PathBuf, time::Duration};

@@ -1,5 +1,7 @@
 //! A host that is killed leaves nothing behind: its workers see end-of-file and end themselves, and what they started.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{

@@ -17,7 +17,6 @@ use rustix::{
     fs::{Access, access},
     io::Errno,
 };
-use snakepit_core::launch::env;
 use snakepit_core::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, env},
     process::{Pidfd, ProcessIdentity},

@@ -32,6 +32,10 @@ pub struct Event {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "slot, worker and pid mean the same everywhere; other fields are told by their variant"
+)]
 #[non_exhaustive]
 pub enum EventKind {
     /// A worker's process exists and is held at its gate.

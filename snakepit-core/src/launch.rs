@@ -25,9 +25,6 @@ use async_trait::async_trait;
 /// The variables by which a launcher tells a process its run, its worker and its channel.
 pub use snakepit_proto::env;
 
-/// Names of the variables that a launcher sets for a worker.
-pub use snakepit_proto::env;
-
 use crate::{
     id::{RunId, WorkerId},
     process::{EndReport, ExitOutcome, ProcessIdentity},

@@ -1,5 +1,7 @@
 //! What a pool promises to its callers, on fake workers and a paused clock.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{
     sync::{
         Arc, Mutex,
