@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{Live, client};
@@ -73,28 +73,35 @@ async fn any_closed(connections: &[Connection]) {
     }
 }
 
-/// Pings the control thread; a worker that does not answer for long enough is condemned.
+/// Pings the control thread; a worker that leaves a ping unanswered for long enough is condemned.
 async fn heartbeat(worker: std::sync::Weak<Live>) {
     let Some(settings) = worker.upgrade().map(|worker| worker.spec.heartbeat) else {
         return;
     };
-    let mut answered = Instant::now();
     loop {
         sleep(settings.interval).await;
         let Some(control) = worker.upgrade().map(|worker| worker.control.clone()) else {
             return;
         };
-        let patience = settings.stuck_after.saturating_sub(answered.elapsed());
-        match timeout(patience, client::ping(&control)).await {
-            Ok(Ok(())) => answered = Instant::now(),
-            // The connection's end is noticed by whoever watches it.
-            Ok(Err(_)) => return,
-            Err(_) => {
-                if let Some(worker) = worker.upgrade() {
-                    worker.condemn(DownReason::Unresponsive(settings.stuck_after));
-                }
-                return;
+        // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
+        if !resolves_within(client::ping(&control), settings.stuck_after).await {
+            if let Some(worker) = worker.upgrade() {
+                worker.condemn(DownReason::Unresponsive(settings.stuck_after));
             }
+            return;
         }
     }
+}
+
+/// Whether something comes within this time. The time is counted in parts, of which a host that itself stood still (it was
+/// stopped, or its runtime blocked) loses only one: the answer may have been there all the while, unread.
+async fn resolves_within<T>(work: impl Future<Output = T>, time: Duration) -> bool {
+    const PARTS: u32 = 8;
+    tokio::pin!(work);
+    for _ in 0..PARTS {
+        if timeout(time / PARTS, &mut work).await.is_ok() {
+            return true;
+        }
+    }
+    false
 }
