@@ -174,8 +174,8 @@ fn trace(pool: &str, kind: &EventKind) {
         } => {
             tracing::warn!(pool, %slot, %resource, message, "resource failed");
         }
-        EventKind::WorkerEnded { slot, worker, report } if !report.remaining.is_empty() => {
-            tracing::error!(pool, %slot, %worker, ?report, "processes are left that cannot be ended");
+        EventKind::WorkerEnded { slot, worker, report } if !report.is_complete() => {
+            tracing::error!(pool, %slot, %worker, ?report, "processes are left that cannot be ended, or may be");
         }
         EventKind::Metrics { .. } => tracing::trace!(pool, event = ?kind, "metrics"),
         _ => tracing::debug!(pool, event = ?kind, "state change"),

@@ -21,6 +21,7 @@
 //! - [`event`]: every state change as one typed stream.
 //! - [`testing`]: fakes, to test a service without Python.
 
+mod clock;
 pub mod event;
 pub mod id;
 pub mod launch;

@@ -1,8 +1,8 @@
 //! Who is idle, who waits: the pool's state behind one short lock.
 //!
 //! Dispatch costs the same however many workers and callers there are: idle workers are a stack (the one used last has
-//! the warmest caches), waiting callers a queue. What has gone from either is left in place, marked, and skipped
-//! when its turn comes.
+//! the warmest caches), waiting callers a queue. A caller that has left stays in the queue, marked, and is skipped when
+//! its turn comes. A worker that has gone leaves at once, since it may have been the pool's last handle on it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -75,7 +75,8 @@ struct State {
 /// The pool's state.
 pub(super) struct Dispatch {
     state: Mutex<State>,
-    /// Callers that wait; less than the queue's length when some of them have left.
+    /// Callers that wait; less than the queue's length when some of them have left. One that is lent a worker or refused is
+    /// counted out by whoever does so, one that leaves by itself.
     waiters: AtomicUsize,
     limit: Option<usize>,
     slots: usize,
@@ -126,7 +127,7 @@ impl Dispatch {
             if state.phase.refuses() {
                 return Err(Refusal::Phase(state.phase));
             }
-            if let Some(seat) = state.take_idle() {
+            if let Some(seat) = state.idle.pop() {
                 state.lent += 1;
                 drop(state);
                 return Ok(Lease::new(Arc::clone(self), seat));
@@ -148,9 +149,11 @@ impl Dispatch {
             self.waiters.fetch_add(1, Ordering::Relaxed);
             granted
         };
-        let _waiting = Waiting(&self.waiters);
-        // The sender is dropped unanswered only with the whole pool.
-        granted.await.unwrap_or(Err(Refusal::Phase(Phase::Stopped)))
+        let waiter = Waiter {
+            dispatch: self,
+            granted: Some(granted),
+        };
+        waiter.wait().await
     }
 
     /// Takes a worker back: the next caller in the queue gets it, or it is idle.
@@ -173,6 +176,7 @@ impl Dispatch {
         while let Some(waiter) = state.waiting.pop_front() {
             match waiter.send(Ok(Lease::new(Arc::clone(self), seat))) {
                 Ok(()) => {
+                    self.waiters.fetch_sub(1, Ordering::Relaxed);
                     state.lent += 1;
                     return;
                 }
@@ -182,6 +186,15 @@ impl Dispatch {
             }
         }
         state.idle.push(seat);
+    }
+
+    fn refuse_all(&self, state: &mut State, refusal: &Refusal) {
+        for waiter in state.waiting.drain(..) {
+            // Those that have left have counted themselves out.
+            if waiter.send(Err(refusal.clone())).is_ok() {
+                self.waiters.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// From `Starting` to `Running`.
@@ -207,9 +220,8 @@ impl Dispatch {
         let mut state = self.lock();
         let first = state.phase != Phase::Stopped;
         state.phase = Phase::Stopped;
-        let refused = state.refuse_all(&Refusal::Phase(Phase::Stopped));
+        self.refuse_all(&mut state, &Refusal::Phase(Phase::Stopped));
         drop(state);
-        drop(refused);
         self.changed.notify_waiters();
         first
     }
@@ -298,25 +310,40 @@ pub(super) enum Started {
     Failed(Arc<StartError>),
 }
 
-/// Counts a caller that waits, for as long as it does.
-struct Waiting<'a>(&'a AtomicUsize);
+/// A caller in the queue.
+struct Waiter<'a> {
+    dispatch: &'a Dispatch,
+    /// `None` once it was answered.
+    granted: Option<oneshot::Receiver<Grant>>,
+}
 
-impl Drop for Waiting<'_> {
+impl Waiter<'_> {
+    async fn wait(mut self) -> Grant {
+        let Some(granted) = &mut self.granted else {
+            unreachable!("only this takes it, and takes self with it");
+        };
+        let grant = granted.await;
+        self.granted = None;
+        // The sender is dropped unanswered only with the whole pool.
+        grant.unwrap_or(Err(Refusal::Phase(Phase::Stopped)))
+    }
+}
+
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let Some(mut granted) = self.granted.take() else {
+            return;
+        };
+        // Closed first, so that either we find the answer here or its sender learns that we have left.
+        granted.close();
+        if granted.try_recv().is_err() {
+            self.dispatch.waiters.fetch_sub(1, Ordering::Relaxed);
+            self.dispatch.changed.notify_waiters();
+        }
     }
 }
 
 impl State {
-    fn take_idle(&mut self) -> Option<Arc<Seat>> {
-        while let Some(seat) = self.idle.pop() {
-            if !seat.is_gone() {
-                return Some(seat);
-            }
-        }
-        None
-    }
-
     fn is_quiet(&self) -> bool {
         self.lent == 0 && self.waiting.iter().all(oneshot::Sender::is_closed)
     }
@@ -330,23 +357,12 @@ impl State {
         })
     }
 
-    /// Refuses every waiting caller. Returns what could not be delivered, to be dropped outside of the lock.
-    fn refuse_all(&mut self, refusal: &Refusal) -> Vec<Grant> {
-        self.waiting
-            .drain(..)
-            .filter_map(|waiter| waiter.send(Err(refusal.clone())).err())
-            .collect()
-    }
-
-    fn forget(&mut self, slot: SlotId, worker: WorkerId) {
-        if self
-            .seats
-            .get(&slot)
-            .is_some_and(|seat| seat.worker.id() == worker)
-            && let Some(seat) = self.seats.remove(&slot)
-        {
-            seat.retire();
-        }
+    /// Takes a worker out, to be dropped outside of the lock.
+    fn forget(&mut self, slot: SlotId, worker: WorkerId) -> Option<Arc<Seat>> {
+        let seat = self.seats.get(&slot).filter(|seat| seat.worker.id() == worker)?;
+        seat.retire();
+        self.idle.retain(|idle| !idle.is_gone());
+        self.seats.remove(&slot)
     }
 }
 
@@ -390,26 +406,38 @@ impl Seat {
 
 impl SlotObserver for Arc<Dispatch> {
     fn slot_event(&self, event: SlotEvent) {
+        // A worker is foreign code: it is asked for its client, and dropped, without the lock.
+        let ready = match &event {
+            SlotEvent::Ready { slot, worker } => Some(Arc::new(Seat::new(*slot, Arc::clone(worker)))),
+            _ => None,
+        };
         let mut state = self.lock();
-        match event {
-            SlotEvent::Ready { slot, worker } => {
-                let seat = Arc::new(Seat::new(slot, worker));
+        let gone = match event {
+            SlotEvent::Ready { slot, .. } => ready.and_then(|seat| {
                 state.trouble.remove(&slot);
-                state.seats.insert(slot, Arc::clone(&seat));
+                let before = state.seats.insert(slot, Arc::clone(&seat));
                 self.hand_on(&mut state, seat);
-            }
+                before
+            }),
             SlotEvent::Down { slot, worker, .. } => state.forget(slot, worker),
             SlotEvent::StartFailed { slot, error } => {
                 state.trouble.entry(slot).or_default().failed_starts += 1;
                 state.last_error = Some(error);
+                None
             }
             SlotEvent::Quarantined { slot, .. } | SlotEvent::Terminated { slot } => {
                 state.trouble.entry(slot).or_default().given_up = true;
+                None
             }
+        };
+        if let Some(refusal) = state.nobody(self.slots) {
+            self.refuse_all(&mut state, &refusal);
         }
-        let refused = state.nobody(self.slots).map(|refusal| state.refuse_all(&refusal));
         drop(state);
-        drop(refused);
+        drop(gone);
         self.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use snakepit_proto::v1::{CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Pool,
@@ -15,8 +18,9 @@ use super::{
     stream::Items,
 };
 use crate::{
+    id::{SlotId, WorkerId},
     rpc::{CodecError, RemoteError, codec},
-    worker::TransportError,
+    worker::{Down, DownReason, TransportError},
 };
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
@@ -70,7 +74,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Sets the deadline over queue and execution, counted from sending; zero has passed at once. Default: the pool's.
+    /// Sets the deadline over queue and execution, counted from sending; zero has passed at once and executes nothing. Default: the pool's.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self {
             deadline: Some(deadline),
@@ -130,7 +134,10 @@ impl<'a> Request<'a> {
                     }
                     return attempt.answer(lease, answer);
                 }
-                Some(Err(error)) => return Err(attempt.lost(underway.finish(), &error).await),
+                Some(Err(error)) => {
+                    let mut loss = attempt.lost(underway.finish(), &error);
+                    return Err(attempt.explain(&mut loss).await);
+                }
                 // Dropping what is under way cancels the call and gives the worker back when it has stopped.
                 None => return Err(attempt.overdue()),
             }
@@ -154,7 +161,10 @@ impl<'a> Request<'a> {
         let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
         match attempt.within(underway.work()).await {
             Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
-            Some(Err(error)) => Err(attempt.lost(underway.finish(), &error).await),
+            Some(Err(error)) => {
+                let mut loss = attempt.lost(underway.finish(), &error);
+                Err(attempt.explain(&mut loss).await)
+            }
             None => Err(attempt.overdue()),
         }
     }
@@ -162,6 +172,16 @@ impl<'a> Request<'a> {
 
 fn is_shutting_down(answer: &CallResponse) -> bool {
     matches!(&answer.outcome, Some(Outcome::Error(error)) if error.kind() == Kind::ShuttingDown)
+}
+
+/// A worker that was lost during a call.
+#[derive(Debug)]
+pub(super) struct Loss {
+    worker: WorkerId,
+    pid: Option<u32>,
+    slot: SlotId,
+    ran: Duration,
+    down: JoinHandle<Down>,
 }
 
 /// What is known of a call while it is made.
@@ -174,7 +194,7 @@ pub(super) struct Attempt {
     kwargs: Bytes,
     deadline: Option<(Duration, Instant)>,
     sent: Instant,
-    begun: Option<(crate::id::WorkerId, Instant)>,
+    begun: Option<(WorkerId, Instant)>,
 }
 
 impl Attempt {
@@ -213,6 +233,8 @@ impl Attempt {
 
     async fn checkout(&self) -> Result<Lease, CallError> {
         match self.within(self.settler.dispatch().checkout()).await {
+            // Granted in the moment the deadline passed: what nobody waits for is not executed.
+            Some(Ok(_)) if self.deadline.is_some_and(|(_, at)| at <= Instant::now()) => Err(self.overdue()),
             Some(granted) => granted.map_err(|refusal| CallError::refused(&self.pool, refusal)),
             None => Err(self.overdue()),
         }
@@ -260,22 +282,34 @@ impl Attempt {
     }
 
     /// The connection failed: the worker is lost, and why is told by its end.
-    pub(super) async fn lost(&self, lease: Lease, error: &TransportError) -> CallError {
+    pub(super) fn lost(&self, lease: Lease, error: &TransportError) -> Loss {
         tracing::debug!(function = %self.function, %error, "a worker's connection failed during a call");
-        let ran = self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed());
-        let (worker, pid, slot) = (
-            lease.seat().worker.id(),
-            lease.seat().worker.pid(),
-            lease.seat().slot,
-        );
-        let down = lease.lost().await;
+        Loss {
+            worker: lease.seat().worker.id(),
+            pid: lease.seat().worker.pid(),
+            slot: lease.seat().slot,
+            ran: self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed()),
+            down: self.settler.lost(lease),
+        }
+    }
+
+    /// Waits until the deadline to learn why a worker was lost. Cancel safe, until it has resolved.
+    pub(super) async fn explain(&self, loss: &mut Loss) -> CallError {
+        let Some(down) = self.within(&mut loss.down).await else {
+            return self.overdue();
+        };
         CallError::WorkerLost(Box::new(WorkerLost {
             function: Arc::clone(&self.function),
-            worker,
-            pid,
-            slot,
-            ran,
-            down,
+            worker: loss.worker,
+            pid: loss.pid,
+            slot: loss.slot,
+            ran: loss.ran,
+            // Only a runtime that is being shut down drops the task, and then all that is known is this.
+            down: down.unwrap_or_else(|_| Down {
+                reason: DownReason::ChannelClosed,
+                outcome: None,
+                stderr_tail: String::new(),
+            }),
         }))
     }
 

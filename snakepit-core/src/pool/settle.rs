@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{Shared, dispatch::Dispatch, lease::Lease};
-use crate::worker::{BoxFuture, DownReason, ItemStream, TransportError};
+use crate::worker::{BoxFuture, Down, DownReason, ItemStream, TransportError};
 
 /// A cancel can overtake the call it is for, since they travel on different connections; it is sent again.
 const CANCEL_AGAIN: Duration = Duration::from_millis(50);
@@ -32,6 +32,12 @@ impl Settler {
 
     pub(super) fn dispatch(&self) -> &Arc<Dispatch> {
         &self.dispatch
+    }
+
+    /// Learns why a worker's connection failed, also when whoever wants to know has left: the worker would be neither lent
+    /// nor replaced otherwise.
+    pub(super) fn lost(&self, lease: Lease) -> JoinHandle<Down> {
+        self.tasks.spawn_on(lease.lost(), &self.runtime)
     }
 
     fn spawn(&self, lease: Lease, call_id: u64, end: BoxFuture<Result<(), TransportError>>) {
@@ -126,6 +132,11 @@ impl StreamUnderway {
         self.rest.as_mut().map(|(_, stream)| stream)
     }
 
+    /// The worker, until the stream is finished.
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.rest.as_ref().map(|(lease, _)| lease)
+    }
+
     /// Cancels what is left of the stream, in the background.
     pub(super) fn abandon(&mut self) {
         if let Some((lease, mut stream)) = self.rest.take() {
@@ -170,7 +181,7 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
                 lease.lost().await;
             }
         }
-        () = sleep_until(Instant::now() + grace) => {
+        () = sleep(grace) => {
             lease.condemn(DownReason::CallOverran { call_id, grace });
         }
         () = cancel => {}

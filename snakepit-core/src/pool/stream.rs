@@ -5,7 +5,11 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 use snakepit_proto::v1::{StreamResponse, stream_response::Message};
 
-use super::{error::CallError, request::Attempt, settle::StreamUnderway};
+use super::{
+    error::CallError,
+    request::{Attempt, Loss},
+    settle::StreamUnderway,
+};
 use crate::rpc::{RemoteError, codec};
 
 /// The items of a stream, in order. Dropping it early stops the producer.
@@ -16,6 +20,8 @@ pub struct Items<T> {
     credit: u32,
     /// Items taken since credit was granted last.
     taken: u32,
+    /// The worker was lost; why is being found out.
+    loss: Option<Loss>,
     item: PhantomData<fn() -> T>,
 }
 
@@ -26,6 +32,7 @@ impl<T: DeserializeOwned> Items<T> {
             underway,
             credit,
             taken: 0,
+            loss: None,
             item: PhantomData,
         }
     }
@@ -37,42 +44,56 @@ impl<T: DeserializeOwned> Items<T> {
     /// # Cancel safety
     /// Safe: no item is lost.
     pub async fn next(&mut self) -> Option<Result<T, CallError>> {
+        if self.loss.is_some() {
+            return self.lost().await;
+        }
         let stream = self.underway.stream()?;
         let Some(received) = self.attempt.within(stream.items.recv()).await else {
             self.underway.abandon();
             return Some(Err(self.attempt.overdue()));
         };
         match received {
-            Some(Ok(StreamResponse {
-                message: Some(Message::Item(item)),
-                ..
-            })) => {
-                self.taken += 1;
-                // Granting in halves keeps the producer busy with few messages.
-                if self.taken * 2 >= self.credit {
-                    // The worker may have ended the stream already and needs no credit then.
-                    let _ = stream.credit.send(self.taken);
-                    self.taken = 0;
+            Some(Ok(StreamResponse { message, .. })) => match message {
+                Some(Message::Item(item)) => {
+                    self.taken += 1;
+                    // Granting in halves keeps the producer busy with few messages.
+                    if self.taken >= self.credit.div_ceil(2) {
+                        // The worker may have ended the stream already and needs no credit then.
+                        let _ = stream.credit.send(self.taken);
+                        self.taken = 0;
+                    }
+                    Some(codec::decode(&item).map_err(CallError::from))
                 }
-                Some(codec::decode(&item).map_err(CallError::from))
-            }
-            Some(Ok(StreamResponse { message, .. })) => {
-                let error = match message {
-                    Some(Message::Error(error)) => error.into(),
-                    _ => RemoteError::protocol("the worker sent a message without content"),
-                };
-                let lease = self.underway.finish()?;
-                Some(Err(self.attempt.failed(&lease, error)))
-            }
+                Some(Message::Error(error)) => {
+                    let lease = self.underway.finish()?;
+                    Some(Err(self.attempt.failed(&lease, error.into())))
+                }
+                None => {
+                    // Whatever it was meant to be, the call may still be running.
+                    let lease = self.underway.lease()?;
+                    let error = RemoteError::protocol("the worker sent a message without content");
+                    let error = self.attempt.failed(lease, error);
+                    self.underway.abandon();
+                    Some(Err(error))
+                }
+            },
             Some(Err(error)) => {
                 let lease = self.underway.finish()?;
-                Some(Err(self.attempt.lost(lease, &error).await))
+                self.loss = Some(self.attempt.lost(lease, &error));
+                self.lost().await
             }
             None => {
                 self.underway.finish();
                 None
             }
         }
+    }
+
+    /// Why the worker was lost, once. Cancel safe: it is taken up again by the next call.
+    async fn lost(&mut self) -> Option<Result<T, CallError>> {
+        let error = self.attempt.explain(self.loss.as_mut()?).await;
+        self.loss = None;
+        Some(Err(error))
     }
 
     /// The id of the call within its worker, as logs and `context` show it.

@@ -97,8 +97,8 @@ pub enum EndStep {
     Term,
     /// SIGKILL was needed for at least one member.
     Kill,
-    /// Something is left that no signal of ours ends (state D, or a permission we lack): see
-    /// [`EndReport::remaining`].
+    /// Something is left that no signal of ours ends (state D, or a permission we lack), or whether something is could not
+    /// be found out: see [`EndReport::remaining`].
     Incomplete,
 }
 
@@ -113,6 +113,14 @@ pub struct EndReport {
     pub took: Duration,
     /// Members that had left the group or session and were found by walking or sweeping.
     pub swept: u32,
-    /// What is still there; empty unless `step` is [`EndStep::Incomplete`].
+    /// What is still there; empty unless `step` is [`EndStep::Incomplete`]. An incomplete end with nothing remaining
+    /// means that emptiness could not be confirmed.
     pub remaining: Vec<ProcessIdentity>,
+}
+
+impl EndReport {
+    /// Whether it is confirmed that nothing is left.
+    pub fn is_complete(&self) -> bool {
+        self.step != EndStep::Incomplete && self.remaining.is_empty()
+    }
 }

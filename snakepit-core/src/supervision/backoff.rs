@@ -43,7 +43,8 @@ impl Backoff {
         } else {
             0.0
         };
-        plain.mul_f64(1.0 + jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0))
+        let seconds = plain.as_secs_f64() * (1.0 + jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0));
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 
@@ -132,6 +133,12 @@ mod tests {
             ..backoff
         };
         assert_eq!(odd.pause(2, 0.9).as_millis(), 100);
+        let endless = Backoff {
+            initial: Duration::MAX,
+            max: Duration::MAX,
+            ..backoff
+        };
+        assert_eq!(endless.pause(2, 0.9), Duration::MAX);
     }
 
     #[test]

@@ -35,8 +35,9 @@ pub struct Heartbeat {
     /// Pause between two pings. Default 2 s: a stopped process is noticed soon, and 100 workers cost the host
     /// 50 pings a second.
     pub interval: Duration,
-    /// A worker that has answered none for this long is stuck. Default 10 s: the answer needs no GIL, so only a
-    /// process that gets no CPU at all is late, and that must not be taken for a death too early.
+    /// A worker that leaves a ping unanswered for this long is stuck. Default 10 s: the answer needs no GIL, so only a
+    /// process that gets no CPU at all is late, and that must not be taken for a death too early. Time in which the
+    /// host itself stood still hardly counts.
     pub stuck_after: Duration,
 }
 

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 pub(super) use event::{Effect, Event, Exit, Wait};
 
-use crate::supervision::{
-    Backoff, RestartIntensity, RestartPolicy, backoff::Jitter, intensity::RestartHistory,
+use crate::{
+    clock::after,
+    supervision::{Backoff, RestartIntensity, RestartPolicy, backoff::Jitter, intensity::RestartHistory},
 };
 
 /// What a starter is told to do about ended workers.
@@ -297,7 +298,9 @@ impl State {
         if pause.is_zero() {
             return self.start();
         }
-        self.phase = Phase::Pausing { until: now + pause };
+        self.phase = Phase::Pausing {
+            until: after(now, pause),
+        };
         vec![Effect::TellPause {
             restart: self.series,
             pause,

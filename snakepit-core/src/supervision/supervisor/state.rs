@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    clock::after,
     id::SlotId,
     supervision::{Quarantine, RestartIntensity, RestartPolicy, intensity::RestartHistory},
 };
@@ -179,7 +180,7 @@ impl State {
         }
         child.rests = child.rests.saturating_add(1);
         child.last_rest = self.rules.quarantine.pause(child.rests);
-        let until = now + child.last_rest;
+        let until = after(now, child.last_rest);
         child.phase = Phase::Resting { until };
         self.resting.insert((until, slot));
         Ok(vec![Effect::TellQuarantined(slot, child.last_rest)])

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{Live, client, start::clear_away};
-use crate::{process::EndReport, worker::DownReason};
+use crate::{clock::after, process::EndReport, worker::DownReason};
 
 /// An answer to the shutdown request only says that it was understood; a worker that does not say so soon is not
 /// going to leave by itself.
@@ -23,17 +23,17 @@ pub(super) struct Ending {
     report: watch::Receiver<Option<EndReport>>,
 }
 
-/// When each step is over at the latest.
+/// How long each step may take.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    drained_by: Instant,
+    left_by: Instant,
     drain: Duration,
     grace: Duration,
 }
 
 pub(super) async fn end(worker: &Arc<Live>, drain: Duration, grace: Duration) -> EndReport {
     let limits = Limits {
-        drained_by: Instant::now() + drain,
+        left_by: after(Instant::now(), drain.saturating_add(LEAVE)),
         drain,
         grace,
     };
@@ -57,7 +57,8 @@ fn join(worker: &Arc<Live>, limits: Limits) -> watch::Receiver<Option<EndReport>
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(ending) = &*ending {
         ending.limits.send_modify(|current| {
-            current.drained_by = current.drained_by.min(limits.drained_by);
+            current.left_by = current.left_by.min(limits.left_by);
+            current.drain = current.drain.min(limits.drain);
             current.grace = current.grace.min(limits.grace);
         });
         return ending.report.clone();
@@ -85,7 +86,12 @@ async fn perform(worker: &Arc<Live>, mut limits: watch::Receiver<Limits>) -> End
     }
     let drain = limits.borrow().drain;
     if asked && !drain.is_zero() {
-        leave(worker, drain, &mut limits).await;
+        let mut hurried = limits.clone();
+        tokio::select! {
+            () = leave(worker, drain, &mut limits) => {}
+            // Somebody else has no time for it.
+            _ = hurried.wait_for(|limits| limits.drain.is_zero()) => {}
+        }
     }
     let report = loop {
         let grace = limits.borrow_and_update().grace;
@@ -95,7 +101,7 @@ async fn perform(worker: &Arc<Live>, mut limits: watch::Receiver<Limits>) -> End
             Ok(()) = limits.changed() => {}
         }
     };
-    if report.remaining.is_empty() {
+    if report.is_complete() {
         clear_away(&worker.spec, worker.id).await;
     }
     report
@@ -110,7 +116,7 @@ async fn leave(worker: &Live, drain: Duration, limits: &mut watch::Receiver<Limi
     let exited = worker.process.exited();
     tokio::pin!(exited);
     loop {
-        let by = limits.borrow_and_update().drained_by + LEAVE;
+        let by = limits.borrow_and_update().left_by;
         tokio::select! {
             _ = &mut exited => return,
             () = sleep_until(by) => return,

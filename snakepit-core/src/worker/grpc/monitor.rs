@@ -1,14 +1,18 @@
 //! Notices when a worker cannot serve any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Live, client};
 use crate::{
+    id::WorkerId,
     rpc::Connection,
     worker::{Down, DownReason},
 };
@@ -17,6 +21,9 @@ use crate::{
 const EXIT_FOLLOWS_EOF: Duration = Duration::from_millis(250);
 /// How long to wait for the end of standard error once the process is gone; a grandchild may hold it open.
 const STDERR_FOLLOWS_EXIT: Duration = Duration::from_millis(50);
+
+/// Longer than any host lives, and short enough to be added to an instant.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Watches a worker until it is down, then says so. Holds no handle that would keep the worker alive longer than
 /// its users do.
@@ -73,28 +80,69 @@ async fn any_closed(connections: &[Connection]) {
     }
 }
 
-/// Pings the control thread; a worker that does not answer for long enough is condemned.
+/// Pings the control thread; a worker that leaves a ping unanswered for long enough is condemned.
 async fn heartbeat(worker: std::sync::Weak<Live>) {
-    let Some(settings) = worker.upgrade().map(|worker| worker.spec.heartbeat) else {
+    let Some((id, settings)) = worker.upgrade().map(|worker| (worker.id, worker.spec.heartbeat)) else {
         return;
     };
-    let mut answered = Instant::now();
     loop {
-        sleep(settings.interval).await;
+        sleep_until(next_beat(id, settings.interval, Instant::now())).await;
         let Some(control) = worker.upgrade().map(|worker| worker.control.clone()) else {
             return;
         };
-        let patience = settings.stuck_after.saturating_sub(answered.elapsed());
-        match timeout(patience, client::ping(&control)).await {
-            Ok(Ok(())) => answered = Instant::now(),
-            // The connection's end is noticed by whoever watches it.
-            Ok(Err(_)) => return,
-            Err(_) => {
-                if let Some(worker) = worker.upgrade() {
-                    worker.condemn(DownReason::Unresponsive(settings.stuck_after));
-                }
-                return;
+        // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
+        if !resolves_within(client::ping(&control), settings.stuck_after).await {
+            if let Some(worker) = worker.upgrade() {
+                worker.condemn(DownReason::Unresponsive(settings.stuck_after));
             }
+            return;
         }
+    }
+}
+
+/// Beats of different workers fall together, an eighth of the workers at a time: a host that wakes up for one ping
+/// sends a dozen at little more than the cost of one.
+fn next_beat(worker: WorkerId, interval: Duration, now: Instant) -> Instant {
+    const GROUPS: u32 = 8;
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let epoch = *EPOCH.get_or_init(|| now);
+    let group = u32::try_from(worker.0 % u64::from(GROUPS)).unwrap_or(0);
+    let nanos = interval.as_nanos().max(1);
+    let phase = (interval / GROUPS * group).as_nanos();
+    let passed = now.saturating_duration_since(epoch).as_nanos();
+    // From now to the next instant that is a whole number of intervals and the group's phase after the epoch.
+    let left = nanos - (passed + nanos - phase % nanos) % nanos;
+    now + u64::try_from(left).map_or(NEVER, Duration::from_nanos).min(NEVER)
+}
+
+/// Whether something comes within this time. The time is counted in parts, of which a host that itself stood still (it was
+/// stopped, or its runtime blocked) loses only one: the answer may have been there all the while, unread.
+async fn resolves_within<T>(work: impl Future<Output = T>, time: Duration) -> bool {
+    const PARTS: u32 = 8;
+    tokio::pin!(work);
+    for _ in 0..PARTS {
+        if timeout(time / PARTS, &mut work).await.is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_keep_their_interval_and_fall_together_by_groups() {
+        let interval = Duration::from_secs(2);
+        let now = Instant::now();
+        let beats: Vec<_> = (0..16).map(|id| next_beat(WorkerId(id), interval, now)).collect();
+        for (at, beat) in beats.iter().enumerate() {
+            assert!(now < *beat && *beat <= now + interval);
+            assert_eq!(next_beat(WorkerId(at as u64), interval, *beat), *beat + interval);
+            assert_eq!(*beat, beats[at % 8]);
+        }
+        next_beat(WorkerId(3), Duration::MAX, now);
+        next_beat(WorkerId(3), Duration::ZERO, now);
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::{sleep, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
@@ -30,19 +30,23 @@ use crate::{
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
     ledger::{Row, RowState},
     rpc::{Connection, ConnectionError, RemoteError, error_chain, send_preamble},
-    worker::{StartError, StartErrorKind, StartPhase, Worker},
+    worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
 };
 
 /// How long to wait for a worker's last words once its start has failed.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long a launch that was given up may go on: a program that takes longer to execute waits for a disk that does not
+/// answer.
+const LAUNCH_ENDS: Duration = Duration::from_secs(5);
 /// Pause between two attempts to connect to a worker that listens on a path: it makes its socket when it likes.
 const CONNECT_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a start has done so far, and so what must be undone when it fails.
-#[derive(Debug)]
 struct Progress {
     phase: StartPhase,
     reserved: bool,
+    /// Kept when the start is given up meanwhile: only its end tells whether there is a process.
+    launching: Option<BoxFuture<Result<Arc<dyn LaunchedProcess>, LaunchError>>>,
     process: Option<Arc<dyn LaunchedProcess>>,
     stderr: Option<StderrTail>,
 }
@@ -53,19 +57,21 @@ pub(super) async fn start(
     slot: SlotId,
     starts: &TaskTracker,
 ) -> Result<Arc<dyn Worker>, StartError> {
-    let abandoned = CancellationToken::new();
-    let guard = abandoned.clone().drop_guard();
+    // Dropped with this future, it tells the task that nobody wants the worker any more.
+    let (taken, mut wanted) = oneshot::channel();
     let (answer, result) = oneshot::channel();
     starts.spawn(async move {
-        let result = run(spec, slot, &abandoned).await;
-        // A worker that nobody waits for any more is dropped here, and that kills it; see `run` for the rest.
-        if let Err(Ok(worker)) = answer.send(result) {
-            let worker: Arc<dyn Worker> = worker;
+        let result = run(spec, slot, &mut wanted).await;
+        let worker = result.as_ref().ok().map(Arc::clone);
+        // An answer that was sent is dropped unread when the caller leaves before it looks.
+        let received = answer.send(result).is_ok() && wanted.await.is_ok();
+        if let Some(worker) = worker.filter(|_| !received) {
             worker.end(Duration::ZERO, Duration::ZERO).await;
         }
     });
     let result = result.await;
-    guard.disarm();
+    // An error only says that the start failed and its task waits for nothing.
+    let _ = taken.send(());
     result.unwrap_or_else(|_| {
         // Only a runtime that is being shut down drops the task before it answers.
         Err(StartError {
@@ -82,18 +88,19 @@ pub(super) async fn start(
 async fn run(
     spec: Arc<GrpcWorkerSpec>,
     slot: SlotId,
-    abandoned: &CancellationToken,
+    wanted: &mut oneshot::Receiver<()>,
 ) -> Result<Arc<dyn Worker>, StartError> {
     let id = WorkerId::next();
     let mut progress = Progress {
         phase: StartPhase::Reserve,
         reserved: false,
+        launching: None,
         process: None,
         stderr: None,
     };
     let kind = tokio::select! {
         biased;
-        () = abandoned.cancelled() => StartErrorKind::Channel("the start was abandoned".into()),
+        _ = wanted => StartErrorKind::Channel("the start was abandoned".into()),
         result = timeout(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
             Ok(Ok(worker)) => return Ok(worker),
             Ok(Err(kind)) => kind,
@@ -117,7 +124,14 @@ async fn steps(
         .inspect_err(|_| progress.reserved = false)?;
 
     progress.phase = StartPhase::Launch;
-    let process = spec.launcher.launch(&launch).await?;
+    let form = launch.channel.clone();
+    let launcher = Arc::clone(&spec.launcher);
+    let launching = progress
+        .launching
+        .insert(Box::pin(async move { launcher.launch(&launch).await }));
+    let launched = launching.await;
+    progress.launching = None;
+    let process = launched?;
     progress.process = Some(Arc::clone(&process));
     let pid = process.identity().pid;
     spec.events.emit(EventKind::WorkerLaunched {
@@ -138,7 +152,7 @@ async fn steps(
     progress.phase = StartPhase::Gate;
     process.open_gate().await?;
     // A worker's channel closes a moment before its exit can be seen, and the exit is what explains it.
-    let connecting = connect(io.channel, &launch.channel);
+    let connecting = connect(io.channel, &form);
     let connections = or_exit(&process, connecting).await?;
     let (data, control) = match &connections[..] {
         [data, control, ..] => (data.clone(), control.clone()),
@@ -348,16 +362,24 @@ async fn undo(spec: &GrpcWorkerSpec, id: WorkerId, progress: Progress, kind: Sta
     let Progress {
         phase,
         reserved,
-        process,
+        launching,
+        mut process,
         stderr,
     } = progress;
     let mut outcome = None;
     let mut empty = true;
+    if let Some(launching) = launching {
+        match timeout(LAUNCH_ENDS, launching).await {
+            Ok(launched) => process = launched.ok(),
+            // It is left to the launcher; the row stays, as there may be a process.
+            Err(_) => empty = false,
+        }
+    }
     if let Some(process) = &process {
         outcome = process.try_exited();
         // A row that does not say so is swept all the same should the host die now.
         let _ = spec.ledger.ending(id).await;
-        empty = process.end(Duration::ZERO).await.remaining.is_empty();
+        empty = process.end(Duration::ZERO).await.is_complete();
     }
     if reserved && empty {
         clear_away(spec, id).await;

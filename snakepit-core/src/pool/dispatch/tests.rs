@@ -1,0 +1,141 @@
+//! Callers and workers that leave at awkward moments.
+
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    testing::{FakeBehaviour, FakeWorker},
+    worker::{Down, DownReason},
+};
+
+const SLOT: SlotId = SlotId(0);
+
+fn pool(slots: usize, limit: Option<usize>) -> Arc<Dispatch> {
+    let dispatch = Arc::new(Dispatch::new(slots, limit));
+    dispatch.open();
+    dispatch
+}
+
+fn ready(dispatch: &Arc<Dispatch>, slot: SlotId) -> Arc<FakeWorker> {
+    let worker = FakeWorker::new(slot, FakeBehaviour::Echo);
+    dispatch.slot_event(SlotEvent::Ready {
+        slot,
+        worker: Arc::clone(&worker) as Arc<dyn Worker>,
+    });
+    worker
+}
+
+fn down(dispatch: &Arc<Dispatch>, worker: &FakeWorker) {
+    dispatch.slot_event(SlotEvent::Down {
+        slot: worker.slot(),
+        worker: worker.id(),
+        down: Down {
+            reason: DownReason::Exited,
+            outcome: None,
+            stderr_tail: String::new(),
+        },
+    });
+}
+
+fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> std::task::Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn queued(dispatch: &Dispatch) -> usize {
+    dispatch.status("test", Vec::new()).queued
+}
+
+#[tokio::test]
+async fn workers_that_came_and_went_idle_are_not_kept() {
+    let dispatch = pool(2, None);
+    let _stays = ready(&dispatch, SlotId(1));
+    for _ in 0..100 {
+        let worker = ready(&dispatch, SLOT);
+        let weak = Arc::downgrade(&worker);
+        down(&dispatch, &worker);
+        drop(worker);
+        assert!(weak.upgrade().is_none(), "the pool holds a worker that is gone");
+    }
+    assert_eq!(dispatch.lock().idle.len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_was_lent_a_worker_waits_no_more_and_makes_room_at_once() {
+    let dispatch = pool(1, Some(1));
+    let _worker = ready(&dispatch, SLOT);
+    let first = dispatch.checkout().await.unwrap();
+    let mut second = pin!(dispatch.checkout());
+    assert!(poll(second.as_mut()).is_pending());
+    assert_eq!(queued(&dispatch), 1);
+    // It is granted here, and polled only later.
+    drop(first);
+    assert_eq!(queued(&dispatch), 0);
+    let mut third = pin!(dispatch.checkout());
+    assert!(
+        poll(third.as_mut()).is_pending(),
+        "the queue is empty, and so not full"
+    );
+    drop(second.await.unwrap());
+    drop(third.await.unwrap());
+    assert_eq!((queued(&dispatch), dispatch.lock().lent), (0, 0));
+}
+
+#[tokio::test]
+async fn a_worker_granted_to_a_caller_that_leaves_goes_on_to_the_next() {
+    let dispatch = pool(1, None);
+    let _worker = ready(&dispatch, SLOT);
+    let first = dispatch.checkout().await.unwrap();
+    let mut next = pin!(dispatch.checkout());
+    {
+        let mut leaves = pin!(dispatch.checkout());
+        assert!(poll(leaves.as_mut()).is_pending());
+        assert!(poll(next.as_mut()).is_pending());
+        drop(first);
+        assert_eq!(queued(&dispatch), 1);
+    }
+    let lease = next.await.unwrap();
+    assert_eq!((queued(&dispatch), dispatch.lock().lent), (0, 1));
+    drop(lease);
+    assert_eq!(dispatch.lock().idle.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_comes_when_the_last_waiting_caller_leaves_while_nobody_serves() {
+    let dispatch = pool(1, None);
+    let caller = Arc::clone(&dispatch);
+    let caller = tokio::spawn(async move { caller.checkout().await.map(drop) });
+    tokio::task::yield_now().await;
+    assert_eq!(queued(&dispatch), 1);
+    dispatch.drain();
+    let quiet = tokio::spawn({
+        let dispatch = Arc::clone(&dispatch);
+        async move { dispatch.quiet().await }
+    });
+    tokio::task::yield_now().await;
+    caller.abort();
+    tokio::time::timeout(Duration::from_secs(60), quiet)
+        .await
+        .expect("nobody waits any more")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn refused_callers_are_counted_out_once() {
+    let dispatch = pool(1, None);
+    let mut stays = pin!(dispatch.checkout());
+    {
+        let mut leaves = pin!(dispatch.checkout());
+        assert!(poll(leaves.as_mut()).is_pending());
+        assert!(poll(stays.as_mut()).is_pending());
+        assert_eq!(queued(&dispatch), 2);
+    }
+    assert_eq!(queued(&dispatch), 1);
+    dispatch.stop();
+    assert_eq!(queued(&dispatch), 0);
+    assert!(matches!(stays.await, Err(Refusal::Phase(Phase::Stopped))));
+    assert_eq!(queued(&dispatch), 0);
+}

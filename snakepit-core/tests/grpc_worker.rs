@@ -1,0 +1,180 @@
+//! The life of a worker that serves the protocol: the order of its start, what undoes it, its heartbeat, its end.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "grpc_worker/fake.rs"]
+mod fake;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use fake::{Fault, Stage};
+use snakepit_core::{
+    SlotId,
+    ledger::RowState,
+    worker::{DownReason, Heartbeat, StartPhase, WorkerFactory as _},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+const SLOT: SlotId = SlotId(0);
+/// Nothing here takes longer, on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn until(mut done: impl FnMut() -> bool) {
+    let waited = async {
+        while !done() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, waited).await.expect("it never came to that");
+}
+
+#[tokio::test]
+async fn a_start_and_an_end_go_through_their_steps_in_order() {
+    let stage = Stage::with(&[]);
+    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    assert_eq!(stage.done(), ["reserve", "launch", "activate", "gate"]);
+    assert_eq!(stage.rows().await[0].state, RowState::Active);
+    let report = worker.end(Duration::ZERO, Duration::ZERO).await;
+    assert!(report.is_complete());
+    assert_eq!(stage.done()[4..], ["ending", "end", "release"]);
+    assert!(stage.rows().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_failure_at_any_step_undoes_all_earlier_ones() {
+    use StartPhase as Phase;
+    let undone = ["ending", "end", "release"];
+    let steps = [
+        (Fault::Reserve, Phase::Reserve, 1, &undone[3..]),
+        (Fault::Launch, Phase::Launch, 2, &undone[2..]),
+        (Fault::Activate, Phase::Record, 3, &undone[..]),
+        (Fault::Gate, Phase::Gate, 4, &undone[..]),
+        (Fault::Handshake, Phase::Handshake, 4, &undone[..]),
+        (Fault::Import, Phase::Import, 4, &undone[..]),
+    ];
+    for (fault, phase, until, undone) in steps {
+        let stage = Stage::with(&[fault]);
+        let error = stage.factory(|_| {}).start(SLOT).await.unwrap_err();
+        assert_eq!(error.phase, phase, "{error}");
+        let expected = [&["reserve", "launch", "activate", "gate"][..until], undone].concat();
+        assert_eq!(stage.done(), expected, "{fault:?}");
+        assert!(stage.rows().await.is_empty(), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_stays_when_nobody_could_confirm_that_nothing_is_left() {
+    let stage = Stage::with(&[Fault::Unconfirmed]);
+    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    let report = worker.end(Duration::ZERO, Duration::ZERO).await;
+    assert!(!report.is_complete());
+    assert_eq!(stage.rows().await[0].state, RowState::Ending);
+
+    let stage = Stage::with(&[Fault::Unconfirmed, Fault::Gate]);
+    stage.factory(|_| {}).start(SLOT).await.unwrap_err();
+    assert_eq!(stage.rows().await[0].state, RowState::Ending);
+}
+
+#[tokio::test]
+async fn a_ledger_that_fails_at_the_end_keeps_nobody_from_ending() {
+    for fault in [Fault::Ending, Fault::Release] {
+        let stage = Stage::with(&[fault]);
+        let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+        let report = worker.end(Duration::ZERO, Duration::ZERO).await;
+        assert!(report.is_complete());
+        assert_eq!(stage.done()[4..], ["ending", "end", "release"], "{fault:?}");
+        assert_eq!(stage.rows().await.len(), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_became_ready_as_its_caller_left_is_ended_like_any_other() {
+    let stage = Stage::with(&[]);
+    let factory = stage.factory(|_| {});
+    let mut start = factory.start(SLOT);
+    // Begun, and not looked at again.
+    assert!(timeout(Duration::ZERO, &mut start).await.is_err());
+    until(|| stage.ready.load(Ordering::Acquire)).await;
+    sleep(Duration::from_millis(100)).await;
+    drop(start);
+    timeout(LIMIT, factory.settle(SLOT)).await.unwrap();
+    assert_eq!(stage.done()[4..], ["ending", "end", "release"]);
+    assert!(stage.rows().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
+    let stage = Stage::with_slow_launch();
+    let factory = stage.factory(|_| {});
+    let start = factory.start(SLOT);
+    assert!(timeout(Duration::from_millis(20), start).await.is_err());
+    timeout(LIMIT, factory.settle(SLOT)).await.unwrap();
+    // A process that is being created has a row until it is gone.
+    assert_eq!(stage.done(), ["reserve", "launch", "ending", "end", "release"]);
+    assert!(stage.rows().await.is_empty());
+
+    let stage = Stage::with_slow_launch();
+    let factory = stage.factory(|spec| spec.start_deadline = Duration::from_millis(20));
+    let error = factory.start(SLOT).await.unwrap_err();
+    assert_eq!(error.phase, StartPhase::Launch);
+    assert_eq!(stage.done(), ["reserve", "launch", "ending", "end", "release"]);
+}
+
+#[tokio::test]
+async fn an_ending_that_is_joined_in_no_time_waits_for_nothing() {
+    let stage = Stage::with(&[]);
+    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    let patient = tokio::spawn({
+        let worker = Arc::clone(&worker);
+        async move { worker.end(Duration::MAX, Duration::MAX).await }
+    });
+    until(|| stage.done().contains(&"asked to leave")).await;
+    let begun = Instant::now();
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(patient.await.unwrap().is_complete());
+}
+
+fn fast() -> Heartbeat {
+    Heartbeat {
+        interval: Duration::from_millis(20),
+        stuck_after: Duration::from_millis(400),
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_stood_still_does_not_blame_its_workers() {
+    let stage = Stage::with(&[]);
+    let factory = stage.factory(|spec| spec.heartbeat = fast());
+    let worker = factory.start(SLOT).await.unwrap();
+    for still in [700, 150, 900, 30, 800, 1000] {
+        let pings = *stage.pings.lock().unwrap();
+        // The one thread of this runtime does nothing else meanwhile.
+        std::thread::sleep(Duration::from_millis(still));
+        let down = timeout(Duration::from_millis(100), worker.down()).await;
+        assert!(down.is_err(), "{down:?}");
+        until(|| *stage.pings.lock().unwrap() > pings).await;
+    }
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_answering_is_stuck_whatever_it_answered_before() {
+    for fault in [Fault::Mute, Fault::MuteAfterErrors] {
+        let stage = Stage::with(&[fault]);
+        let factory = stage.factory(|spec| spec.heartbeat = fast());
+        let worker = factory.start(SLOT).await.unwrap();
+        let begun = Instant::now();
+        let down = timeout(LIMIT, worker.down()).await.expect("it is stuck");
+        assert_eq!(down.reason, DownReason::Unresponsive(fast().stuck_after));
+        assert!(begun.elapsed() >= fast().stuck_after);
+        worker.end(Duration::ZERO, Duration::ZERO).await;
+    }
+}

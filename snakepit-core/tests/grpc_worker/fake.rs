@@ -1,0 +1,402 @@
+//! A launcher, a process and a ledger that write down what is done with them and fail where a test says so.
+//!
+//! The process is a thread of the test that serves the protocol on a Unix path; like a real worker it goes on while the
+//! host stands still.
+
+use std::{
+    convert::Infallible,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use snakepit_core::{
+    RunId, WorkerId,
+    event::Events,
+    launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, Launcher, ProcessIo},
+    ledger::{Ledger, LedgerError, MemoryLedger, Row},
+    process::{EndReport, EndStep, ExitOutcome, ProcessIdentity},
+    worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec},
+};
+use snakepit_proto::v1::{
+    AdapterReport, CallError, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
+    HandshakeRequest, HandshakeResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse,
+    ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse, ready_response,
+    worker_control_server::{WorkerControl, WorkerControlServer},
+    worker_server::{Worker, WorkerServer},
+};
+use tokio::{net::UnixListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Reserve,
+    Launch,
+    Activate,
+    Gate,
+    Handshake,
+    Import,
+    Ending,
+    Release,
+    /// The end of the process cannot be confirmed, and nothing that remains is known.
+    Unconfirmed,
+    /// The worker answers no ping.
+    Mute,
+    /// The worker answers the first pings with an error, and then none.
+    MuteAfterErrors,
+}
+
+/// What a test and its fakes share.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    faults: Vec<Fault>,
+    /// How long a launch takes.
+    launch_takes: Duration,
+    done: Mutex<Vec<&'static str>>,
+    pub(crate) pings: Mutex<u32>,
+    pub(crate) ready: AtomicBool,
+    memory: MemoryLedger,
+}
+
+impl Stage {
+    pub(crate) fn with(faults: &[Fault]) -> Arc<Self> {
+        Arc::new(Self {
+            faults: faults.to_vec(),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn with_slow_launch() -> Arc<Self> {
+        Arc::new(Self {
+            launch_takes: Duration::from_millis(200),
+            ..Self::default()
+        })
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    fn note(&self, what: &'static str) {
+        lock(&self.done).push(what);
+    }
+
+    /// What was done, in order.
+    pub(crate) fn done(&self) -> Vec<&'static str> {
+        lock(&self.done).clone()
+    }
+
+    pub(crate) async fn rows(&self) -> Vec<Row> {
+        self.memory.rows().await.unwrap()
+    }
+
+    /// A factory of workers that act on this stage. Their sockets are in a directory of its own.
+    pub(crate) fn factory(self: &Arc<Self>, change: impl FnOnce(&mut GrpcWorkerSpec)) -> GrpcWorkerFactory {
+        let launcher = FakeLauncher {
+            stage: Arc::clone(self),
+        };
+        let mut spec = GrpcWorkerSpec::new(
+            Events::new("test"),
+            Arc::new(launcher),
+            Arc::new(FakeLedger {
+                stage: Arc::clone(self),
+            }),
+            PathBuf::from("fake"),
+        );
+        // Its own, so that two tests never share a socket's name.
+        spec.run_id = RunId::random();
+        spec.channel = ChannelSpec::UnixIn(std::env::temp_dir());
+        spec.start_deadline = Duration::from_secs(20);
+        change(&mut spec);
+        GrpcWorkerFactory::new(spec)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct FakeLedger {
+    stage: Arc<Stage>,
+}
+
+impl FakeLedger {
+    fn step(&self, fault: Fault, what: &'static str, worker: WorkerId) -> Result<(), LedgerError> {
+        self.stage.note(what);
+        if self.stage.has(fault) {
+            let source = io::Error::other("disk full").into();
+            return Err(LedgerError::Store { worker, source });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Ledger for FakeLedger {
+    async fn reserve(&self, row: Row) -> Result<(), LedgerError> {
+        self.step(Fault::Reserve, "reserve", row.worker_id)?;
+        self.stage.memory.reserve(row).await
+    }
+
+    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError> {
+        self.step(Fault::Activate, "activate", worker)?;
+        self.stage.memory.activate(worker, identity).await
+    }
+
+    async fn ending(&self, worker: WorkerId) -> Result<(), LedgerError> {
+        self.step(Fault::Ending, "ending", worker)?;
+        self.stage.memory.ending(worker).await
+    }
+
+    async fn release(&self, worker: WorkerId) -> Result<(), LedgerError> {
+        self.step(Fault::Release, "release", worker)?;
+        self.stage.memory.release(worker).await
+    }
+
+    async fn rows(&self) -> Result<Vec<Row>, LedgerError> {
+        self.stage.memory.rows().await
+    }
+}
+
+#[derive(Debug)]
+struct FakeLauncher {
+    stage: Arc<Stage>,
+}
+
+/// Notes a launch that was dropped before it was done.
+struct Dropped<'a>(Option<&'a Stage>);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        if let Some(stage) = self.0 {
+            stage.note("launch dropped");
+        }
+    }
+}
+
+#[async_trait]
+impl Launcher for FakeLauncher {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
+        self.stage.note("launch");
+        if self.stage.has(Fault::Launch) {
+            let source = io::Error::from_raw_os_error(libc::EAGAIN);
+            let step = "create the process";
+            return Err(LaunchError::Os { step, source });
+        }
+        let mut dropped = Dropped(Some(&self.stage));
+        tokio::time::sleep(self.stage.launch_takes).await;
+        dropped.0 = None;
+        let ChannelForm::Unix(path) = &spec.channel else {
+            panic!("the fake process listens on a path");
+        };
+        Ok(Arc::new(FakeProcess::start(&self.stage, path)))
+    }
+}
+
+#[derive(Debug)]
+struct FakeProcess {
+    stage: Arc<Stage>,
+    identity: ProcessIdentity,
+    exit: watch::Sender<Option<ExitOutcome>>,
+    stop: CancellationToken,
+}
+
+impl FakeProcess {
+    fn start(stage: &Arc<Stage>, path: &Path) -> Self {
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stop = CancellationToken::new();
+        let serve = stop
+            .clone()
+            .run_until_cancelled_owned(serve(listener, Served(Arc::clone(stage))));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(serve)
+        });
+        Self {
+            stage: Arc::clone(stage),
+            // Above the kernel's highest pid, so that it names no process.
+            identity: ProcessIdentity {
+                pid: 5_000_000,
+                pgid: 5_000_000,
+                start_ticks: 1,
+                handle: None,
+                boot_id: "boot".into(),
+                pid_namespace: 1,
+            },
+            exit: watch::Sender::new(None),
+            stop,
+        }
+    }
+}
+
+#[async_trait]
+impl LaunchedProcess for FakeProcess {
+    fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    fn take_io(&self) -> ProcessIo {
+        ProcessIo::default()
+    }
+
+    async fn open_gate(&self) -> Result<(), LaunchError> {
+        self.stage.note("gate");
+        if self.stage.has(Fault::Gate) {
+            let source = io::Error::other("stuck");
+            let step = "open the gate";
+            return Err(LaunchError::Os { step, source });
+        }
+        Ok(())
+    }
+
+    async fn exited(&self) -> ExitOutcome {
+        let mut exit = self.exit.subscribe();
+        let outcome = exit.wait_for(Option::is_some).await.unwrap();
+        outcome.unwrap()
+    }
+
+    fn try_exited(&self) -> Option<ExitOutcome> {
+        *self.exit.borrow()
+    }
+
+    fn signal(&self, _: i32) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn end(&self, _: Duration) -> EndReport {
+        self.stage.note("end");
+        self.stop.cancel();
+        let outcome = ExitOutcome::Exited(0);
+        self.exit.send_replace(Some(outcome));
+        EndReport {
+            outcome,
+            step: if self.stage.has(Fault::Unconfirmed) {
+                EndStep::Incomplete
+            } else {
+                EndStep::Kill
+            },
+            took: Duration::ZERO,
+            swept: 0,
+            remaining: Vec::new(),
+        }
+    }
+}
+
+impl Drop for FakeProcess {
+    fn drop(&mut self) {
+        if self.try_exited().is_none() {
+            self.stage.note("process dropped");
+            self.stop.cancel();
+        }
+    }
+}
+
+/// The worker's side of the protocol.
+#[derive(Clone)]
+struct Served(Arc<Stage>);
+
+async fn serve(listener: std::os::unix::net::UnixListener, served: Served) {
+    let listener = UnixListener::from_std(listener).unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let served = served.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            let answer: http::Response<Body> = if path.starts_with("/snakepit.worker.v1.WorkerControl/") {
+                WorkerControlServer::new(served).call(request).await?
+            } else {
+                WorkerServer::new(served).call(request).await?
+            };
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // The connection's end, however it comes about, is this worker's.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+type Nothing<T> = tokio_stream::Pending<Result<T, Status>>;
+
+#[async_trait]
+impl WorkerControl for Served {
+    type EventsStream = Nothing<Event>;
+
+    async fn handshake(&self, _: Request<HandshakeRequest>) -> Result<Response<HandshakeResponse>, Status> {
+        let fits = !self.0.has(Fault::Handshake);
+        Ok(Response::new(HandshakeResponse {
+            protocol_version: u32::from(fits),
+            protocol_versions: vec![if fits { 1 } else { 99 }],
+            ..HandshakeResponse::default()
+        }))
+    }
+
+    async fn ready(&self, _: Request<ReadyRequest>) -> Result<Response<ReadyResponse>, Status> {
+        let outcome = if self.0.has(Fault::Import) {
+            ready_response::Outcome::Error(CallError::default())
+        } else {
+            ready_response::Outcome::Ready(AdapterReport::default())
+        };
+        self.0.ready.store(true, Ordering::Release);
+        let outcome = Some(outcome);
+        Ok(Response::new(ReadyResponse { outcome }))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        let before = {
+            let mut pings = lock(&self.0.pings);
+            *pings += 1;
+            *pings - 1
+        };
+        if self.0.has(Fault::MuteAfterErrors) && before < 3 {
+            return Err(Status::unimplemented("not yet"));
+        }
+        if self.0.has(Fault::Mute) || self.0.has(Fault::MuteAfterErrors) {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(PingResponse::default()))
+    }
+
+    async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        Ok(Response::new(CancelResponse { was_running: false }))
+    }
+
+    /// Says that it will leave, and does not.
+    async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
+        self.0.note("asked to leave");
+        Ok(Response::new(ShutdownResponse {}))
+    }
+
+    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(tokio_stream::pending()))
+    }
+}
+
+#[async_trait]
+impl Worker for Served {
+    type CallStreamStream = Nothing<StreamResponse>;
+
+    async fn call(&self, _: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        Err(Status::unimplemented("no test of this file calls"))
+    }
+
+    async fn call_stream(
+        &self,
+        _: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::CallStreamStream>, Status> {
+        Err(Status::unimplemented("no test of this file calls"))
+    }
+}
