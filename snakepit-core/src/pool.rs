@@ -29,7 +29,10 @@ mod settle;
 mod status;
 mod stream;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub use builder::{PoolBuilder, PoolStartError, SettingsError};
 pub use error::{CallError, CallErrorKind, CallFailed, DeadlineExceeded, WorkerLost};
@@ -66,6 +69,8 @@ struct Shared {
     events: Events,
     /// Calls whose caller has left and whose end in the worker is awaited.
     settling: TaskTracker,
+    /// The end has been told.
+    stopped: AtomicBool,
     runtime: tokio::runtime::Handle,
 }
 
@@ -168,9 +173,9 @@ impl Pool {
     }
 
     async fn stop(&self) {
-        let first = self.shared.dispatch.stop();
+        self.shared.dispatch.stop();
         self.shared.supervisor.shutdown().await;
-        if first {
+        if !self.shared.stopped.swap(true, Ordering::Relaxed) {
             self.shared.events.emit(EventKind::PoolStopped);
         }
     }

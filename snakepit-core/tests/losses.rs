@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use snakepit_core::{
     SlotId,
-    event::Events,
+    event::{EventKind, Events},
     pool::{CallErrorKind, Pool, PoolBuilder},
     rpc::Value,
     testing::{FakeBehaviour, FakeWorkerFactory},
-    worker::TransportError,
+    worker::{DownReason, TransportError, Worker as _},
 };
+use snakepit_proto::v1::{CallError, call_error::Kind};
 use tokio::time::{sleep, timeout};
 
 const FOREVER: Duration = Duration::from_secs(3600);
@@ -58,7 +59,8 @@ async fn a_worker_whose_connection_failed_is_replaced_also_when_its_caller_has_l
     assert!(worker.is_up());
     let answered = timeout(FOREVER, pool.call::<_, Value>("f", ())).await;
     answered.expect("the slot has another worker").unwrap();
-    assert!(!worker.is_up());
+    let down = worker.down().await;
+    assert_eq!(down.to_string(), "a call failed in its channel: broken pipe");
     pool.shutdown().await;
 }
 
@@ -132,4 +134,71 @@ async fn the_smallest_and_the_largest_credit_both_reach_the_end() {
         assert_eq!(seen, 50, "credit {credit}");
     }
     pool.shutdown().await;
+}
+
+fn leaving() -> FakeBehaviour {
+    FakeBehaviour::Error(CallError {
+        kind: Kind::ShuttingDown.into(),
+        ..CallError::default()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_says_it_leaves_and_stays_is_replaced() {
+    let (factory, pool) = pool_of(leaving()).await;
+    factory.set_behaviour(FakeBehaviour::Echo);
+    let first = factory.worker(SlotId(0)).unwrap();
+    let answered = timeout(FOREVER, pool.call::<_, Value>("f", ())).await;
+    answered.expect("the slot has another worker").unwrap();
+    assert_eq!(first.down().await.reason, DownReason::StayedOn);
+    pool.shutdown().await;
+
+    let (factory, pool) = pool_of(leaving()).await;
+    factory.set_behaviour(FakeBehaviour::Echo);
+    let mut items = pool.request("f").stream::<Value>().await.unwrap();
+    let error = items.next().await.unwrap().unwrap_err();
+    assert!(error.is_retryable() && !error.may_have_executed(), "{error}");
+    let answered = timeout(FOREVER, pool.call::<_, Value>("f", ())).await;
+    answered.expect("the slot has another worker").unwrap();
+    pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_once_also_when_the_first_to_ask_has_left() {
+    let factory = FakeWorkerFactory::new().with_end_taking(Duration::from_secs(1));
+    let pool = builder(&factory).start().await.unwrap();
+    let mut events = pool.events();
+    assert!(timeout(Duration::from_millis(10), pool.shutdown()).await.is_err());
+    tokio::join!(pool.shutdown(), pool.kill());
+    let mut told = 0;
+    while let Ok(event) = events.try_recv() {
+        told += u32::from(matches!(event.kind, EventKind::PoolStopped));
+    }
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn a_pool_may_be_dropped_outside_of_its_runtime_and_outlive_it() {
+    let factory = FakeWorkerFactory::new().with_behaviour(FakeBehaviour::Hang);
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let first = runtime();
+    let pool = first.block_on(builder(&factory).start()).unwrap();
+    drop(pool);
+    let ended = async {
+        while factory.journal().live_in_all() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    first.block_on(async { timeout(Duration::from_secs(20), ended).await.unwrap() });
+
+    let second = runtime();
+    let pool = second.block_on(builder(&factory).start()).unwrap();
+    let items = second.block_on(pool.request("f").stream::<Value>()).unwrap();
+    drop(second);
+    drop(items);
+    drop(pool);
+    assert_eq!(factory.journal().live_in_all(), 0);
 }

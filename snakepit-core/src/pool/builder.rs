@@ -1,6 +1,9 @@
 //! Settings of a pool, and its start.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -173,6 +176,7 @@ impl PoolBuilder {
                 supervisor,
                 events: self.events,
                 settling: TaskTracker::new(),
+                stopped: AtomicBool::new(false),
                 runtime: tokio::runtime::Handle::current(),
             }),
         };

@@ -215,15 +215,13 @@ impl Dispatch {
         first
     }
 
-    /// No calls at all from now on, those that wait are refused; whether this was the first to say so.
-    pub(super) fn stop(&self) -> bool {
+    /// No calls at all from now on, those that wait are refused.
+    pub(super) fn stop(&self) {
         let mut state = self.lock();
-        let first = state.phase != Phase::Stopped;
         state.phase = Phase::Stopped;
         self.refuse_all(&mut state, &Refusal::Phase(Phase::Stopped));
         drop(state);
         self.changed.notify_waiters();
-        first
     }
 
     pub(super) fn is_stopped(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{dispatch::Refusal, status::Phase};
 use crate::{
     id::{SlotId, WorkerId},
-    rpc::{CodecError, RemoteError},
+    rpc::{CodecError, RemoteError, RemoteErrorKind},
     worker::{Down, StartError},
 };
 
@@ -188,10 +188,14 @@ impl CallError {
     /// Whether the same call may succeed when made again, on this pool, without a change. Whether it is harmless
     /// to execute it twice is the caller's to know: see [`may_have_executed`](Self::may_have_executed).
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::QueueFull { .. } | Self::NoWorkers { .. } | Self::WorkerLost(_)
-        )
+        match self {
+            Self::QueueFull { .. } | Self::NoWorkers { .. } | Self::WorkerLost(_) => true,
+            Self::Failed(failed) => matches!(
+                failed.error.kind,
+                RemoteErrorKind::ShuttingDown | RemoteErrorKind::Busy
+            ),
+            Self::NotServing { .. } | Self::DeadlineExceeded(_) | Self::Codec(_) => false,
+        }
     }
 
     /// The answer of the worker, where there is one.

@@ -5,10 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::dispatch::{Dispatch, Seat};
-use crate::worker::{Down, DownReason};
+use crate::worker::{Down, DownReason, TransportError};
 
 /// A connection that failed is followed by the news of why within this time, or the worker is ended.
 const NEWS: Duration = Duration::from_secs(2);
+
+/// A worker that is leaving has left within this time, stop hooks included, or is ended.
+const LEAVES: Duration = Duration::from_secs(5);
 
 /// A worker lent to one call; dropping it gives the worker back.
 #[derive(Debug)]
@@ -37,20 +40,28 @@ impl Lease {
     }
 
     /// The worker's connection failed: learns why, and makes sure that it is not called again.
-    pub(super) async fn lost(self) -> Down {
+    pub(super) async fn lost(self, error: TransportError) -> Down {
         // Not lent again from here on, however late its starter hears of it.
         self.seat.retire();
         let worker = &self.seat.worker;
         if let Ok(down) = timeout(NEWS, worker.down()).await {
             return down;
         }
-        worker.condemn(DownReason::ChannelClosed);
+        worker.condemn(DownReason::ChannelFailed {
+            message: error.message,
+        });
         worker.down().await
     }
 
-    /// The worker is leaving: it is not lent again.
-    pub(super) fn retire(self) {
+    /// The worker said that it is leaving: it is not lent again, and made to leave when it does not.
+    pub(super) async fn leaving(self) {
         self.seat.retire();
+        let worker = Arc::clone(&self.seat.worker);
+        // Nothing runs on it: a shutdown that comes meanwhile need not wait for it, and ends it like any other.
+        drop(self);
+        if timeout(LEAVES, worker.down()).await.is_err() {
+            worker.condemn(DownReason::StayedOn);
+        }
     }
 
     /// Declares the worker unfit; its starter replaces it.

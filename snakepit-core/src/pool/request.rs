@@ -129,13 +129,13 @@ impl<'a> Request<'a> {
                     let lease = underway.finish();
                     if is_shutting_down(&answer) {
                         // Certainly not executed. That worker is leaving, so each turn takes another one.
-                        lease.retire();
+                        attempt.leaving(lease);
                         continue;
                     }
                     return attempt.answer(lease, answer);
                 }
                 Some(Err(error)) => {
-                    let mut loss = attempt.lost(underway.finish(), &error);
+                    let mut loss = attempt.lost(underway.finish(), error);
                     return Err(attempt.explain(&mut loss).await);
                 }
                 // Dropping what is under way cancels the call and gives the worker back when it has stopped.
@@ -162,7 +162,7 @@ impl<'a> Request<'a> {
         match attempt.within(underway.work()).await {
             Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
             Some(Err(error)) => {
-                let mut loss = attempt.lost(underway.finish(), &error);
+                let mut loss = attempt.lost(underway.finish(), error);
                 Err(attempt.explain(&mut loss).await)
             }
             None => Err(attempt.overdue()),
@@ -281,15 +281,20 @@ impl Attempt {
         }))
     }
 
+    /// The worker refused a call since it is leaving.
+    pub(super) fn leaving(&self, lease: Lease) {
+        self.settler.leaving(lease);
+    }
+
     /// The connection failed: the worker is lost, and why is told by its end.
-    pub(super) fn lost(&self, lease: Lease, error: &TransportError) -> Loss {
+    pub(super) fn lost(&self, lease: Lease, error: TransportError) -> Loss {
         tracing::debug!(function = %self.function, %error, "a worker's connection failed during a call");
         Loss {
             worker: lease.seat().worker.id(),
             pid: lease.seat().worker.pid(),
             slot: lease.seat().slot,
             ran: self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed()),
-            down: self.settler.lost(lease),
+            down: self.settler.lost(lease, error),
         }
     }
 

@@ -36,8 +36,13 @@ impl Settler {
 
     /// Learns why a worker's connection failed, also when whoever wants to know has left: the worker would be neither lent
     /// nor replaced otherwise.
-    pub(super) fn lost(&self, lease: Lease) -> JoinHandle<Down> {
-        self.tasks.spawn_on(lease.lost(), &self.runtime)
+    pub(super) fn lost(&self, lease: Lease, error: TransportError) -> JoinHandle<Down> {
+        self.tasks.spawn_on(lease.lost(error), &self.runtime)
+    }
+
+    /// Takes a worker that is leaving out of service.
+    pub(super) fn leaving(&self, lease: Lease) {
+        self.runtime.spawn(lease.leaving());
     }
 
     fn spawn(&self, lease: Lease, call_id: u64, end: BoxFuture<Result<(), TransportError>>) {
@@ -177,8 +182,8 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
         // A call that ended meanwhile needs no cancel.
         biased;
         ended = &mut end => {
-            if ended.is_err() {
-                lease.lost().await;
+            if let Err(error) = ended {
+                lease.lost(error).await;
             }
         }
         () = sleep(grace) => {

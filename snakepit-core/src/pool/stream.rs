@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
-use snakepit_proto::v1::{StreamResponse, stream_response::Message};
+use snakepit_proto::v1::{StreamResponse, call_error::Kind, stream_response::Message};
 
 use super::{
     error::CallError,
@@ -66,7 +66,12 @@ impl<T: DeserializeOwned> Items<T> {
                 }
                 Some(Message::Error(error)) => {
                     let lease = self.underway.finish()?;
-                    Some(Err(self.attempt.failed(&lease, error.into())))
+                    let leaving = error.kind() == Kind::ShuttingDown;
+                    let error = self.attempt.failed(&lease, error.into());
+                    if leaving {
+                        self.attempt.leaving(lease);
+                    }
+                    Some(Err(error))
                 }
                 None => {
                     // Whatever it was meant to be, the call may still be running.
@@ -79,7 +84,7 @@ impl<T: DeserializeOwned> Items<T> {
             },
             Some(Err(error)) => {
                 let lease = self.underway.finish()?;
-                self.loss = Some(self.attempt.lost(lease, &error));
+                self.loss = Some(self.attempt.lost(lease, error));
                 self.lost().await
             }
             None => {

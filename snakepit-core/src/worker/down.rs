@@ -12,6 +12,13 @@ pub enum DownReason {
     Exited,
     /// It closed its channel while its process lived on.
     ChannelClosed,
+    /// A call failed in its channel, and the worker lived on as if nothing had happened.
+    ChannelFailed {
+        /// What the transport said, for people.
+        message: String,
+    },
+    /// It refused a call because it was leaving, and did not leave.
+    StayedOn,
     /// Its control thread did not answer for this long.
     Unresponsive(Duration),
     /// A call did not stop within the cancel grace after its deadline passed or its caller left.
@@ -37,6 +44,8 @@ impl fmt::Display for DownReason {
         match self {
             Self::Exited => write!(f, "its process ended"),
             Self::ChannelClosed => write!(f, "it closed its channel"),
+            Self::ChannelFailed { message } => write!(f, "a call failed in its channel: {message}"),
+            Self::StayedOn => write!(f, "it refused calls because it was leaving, and did not leave"),
             Self::Unresponsive(after) => write!(f, "it did not answer a heartbeat for {after:?}"),
             Self::CallOverran { call_id, grace } => {
                 write!(

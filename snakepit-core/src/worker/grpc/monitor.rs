@@ -43,9 +43,10 @@ pub(super) fn spawn(worker: &Arc<Live>, connections: Vec<Connection>) {
                 // The last handle is gone, and with it everybody who would want to know.
                 None => return,
             },
-            () = any_closed(&connections) => match timeout(EXIT_FOLLOWS_EOF, process.exited()).await {
-                Ok(_) => DownReason::Exited,
-                Err(_) => DownReason::ChannelClosed,
+            () = any_closed(&connections) => if resolves_within(process.exited(), EXIT_FOLLOWS_EOF).await {
+                DownReason::Exited
+            } else {
+                DownReason::ChannelClosed
             },
         };
         heartbeat.abort();
