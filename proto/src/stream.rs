@@ -201,7 +201,6 @@ impl Unsent {
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => {
-                    drop(guard);
                     self.full = None;
                     return Poll::Ready(done);
                 }
