@@ -1,6 +1,8 @@
 //! Settings of a pool and the choices behind it.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism, time::Duration,
+};
 
 use snakepit_core::{
     event::Events,
@@ -271,11 +273,11 @@ impl PoolBuilder {
             }
             None => {
                 let python = discover(self.python).await?;
-                let workers = self
-                    .workers
-                    .and_then(NonZeroUsize::new)
-                    .unwrap_or(NonZeroUsize::MIN);
-                let command = python.command(workers);
+                // As many as there will be: their numeric libraries share the CPUs.
+                let workers = self.workers.map_or_else(available_parallelism, |workers| {
+                    Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
+                });
+                let command = python.command(workers.unwrap_or(NonZeroUsize::MIN));
                 (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
                 Some(python)
             }

@@ -161,3 +161,16 @@ async fn a_pool_whose_start_is_abandoned_leaves_nothing() {
     start.abort();
     until("the worker is gone", async || is_gone(pid)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_default_size_shares_the_cpus_among_its_numeric_libraries() {
+    let pool = Pool::builder().start().await.unwrap();
+    let workers = pool.status().await.workers.len();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(workers, cpus);
+    if std::env::var_os("OMP_NUM_THREADS").is_none() {
+        let threads: String = pool.call("os:getenv", ("OMP_NUM_THREADS",)).await.unwrap();
+        assert_eq!(threads, "1");
+    }
+    pool.shutdown().await;
+}
