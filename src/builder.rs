@@ -8,7 +8,7 @@ use snakepit_core::{
     event::Events,
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
-    pool::{Pool as CorePool, PoolStartError},
+    pool::{Pool as CorePool, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
@@ -208,7 +208,7 @@ impl PoolBuilder {
         }
     }
 
-    /// How long one worker may take from launch to ready, imports included. Default 30 s.
+    /// How long one worker may take from launch to ready, imports included; not zero. Default 30 s.
     pub fn start_deadline(self, deadline: Duration) -> Self {
         Self {
             start_deadline: Some(deadline),
@@ -224,7 +224,7 @@ impl PoolBuilder {
         }
     }
 
-    /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s.
+    /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s; neither may be zero.
     pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
         Self {
             heartbeat: Some(heartbeat),
@@ -259,6 +259,7 @@ impl PoolBuilder {
     /// # Cancel safety
     /// Dropping the future ends what was started, in the background.
     pub async fn start(self) -> Result<Pool, StartError> {
+        self.check().map_err(PoolStartError::from)?;
         let launcher = match self.launcher {
             Some(launcher) => launcher,
             None => default_backend(self.backend).launcher()?,
@@ -315,6 +316,41 @@ impl PoolBuilder {
             pool = pool.resource(resource);
         }
         Ok(Pool::new(pool.start().await?, python))
+    }
+}
+
+impl PoolBuilder {
+    /// What the pool itself cannot check, since it knows nothing of processes.
+    fn check(&self) -> Result<(), SettingsError> {
+        let heartbeat = self.heartbeat.unwrap_or_default();
+        let times = [
+            (
+                "start_deadline",
+                self.start_deadline,
+                "no worker can be ready in that time",
+            ),
+            (
+                "the heartbeat's interval",
+                Some(heartbeat.interval),
+                "the host would do nothing but ping",
+            ),
+            (
+                "the heartbeat's stuck_after",
+                Some(heartbeat.stuck_after),
+                "no worker can answer in that time",
+            ),
+        ];
+        let zero = times
+            .into_iter()
+            .filter(|(_, time, _)| *time == Some(Duration::ZERO));
+        let wrong: Vec<_> = zero
+            .map(|(name, _, why)| format!("{name} is zero: {why}"))
+            .collect();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(SettingsError(wrong))
+        }
     }
 }
 

@@ -7,7 +7,10 @@ mod common;
 use std::{error::Error as _, time::Duration};
 
 use common::{builder, fixtures, is_gone, until};
-use snakepit::{EventKind, Pool, PoolError, StartErrorKind, Value, core::rpc::error_chain};
+use snakepit::{
+    EventKind, Pool, PoolError, StartErrorKind, Value,
+    core::{pool::SettingsError, rpc::error_chain, worker::Heartbeat},
+};
 use tokio::time::Instant;
 
 async fn start_error(builder: snakepit::PoolBuilder) -> std::sync::Arc<snakepit::StartError> {
@@ -173,4 +176,25 @@ async fn a_pool_of_default_size_shares_the_cpus_among_its_numeric_libraries() {
         assert_eq!(threads, "1");
     }
     pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn times_of_zero_in_which_nothing_can_happen_are_refused_together() {
+    let never = Heartbeat {
+        interval: Duration::ZERO,
+        stuck_after: Duration::ZERO,
+    };
+    let start = builder().start_deadline(Duration::ZERO).heartbeat(never).start();
+    let PoolError::Pool(snakepit::PoolStartError::Settings(SettingsError(wrong))) = start.await.unwrap_err()
+    else {
+        panic!("started")
+    };
+    assert_eq!(
+        wrong,
+        [
+            "start_deadline is zero: no worker can be ready in that time",
+            "the heartbeat's interval is zero: the host would do nothing but ping",
+            "the heartbeat's stuck_after is zero: no worker can answer in that time",
+        ]
+    );
 }
