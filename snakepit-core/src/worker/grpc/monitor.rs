@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{Live, client};
 use crate::{
+    clock::within,
     rpc::Connection,
     worker::{Down, DownReason},
 };
@@ -36,7 +37,7 @@ pub(super) fn spawn(worker: &Arc<Live>, connections: Vec<Connection>) {
                 // The last handle is gone, and with it everybody who would want to know.
                 None => return,
             },
-            () = any_closed(&connections) => if resolves_within(process.exited(), EXIT_FOLLOWS_EOF).await {
+            () = any_closed(&connections) => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
                 DownReason::Exited
             } else {
                 DownReason::ChannelClosed
@@ -85,24 +86,14 @@ async fn heartbeat(worker: std::sync::Weak<Live>) {
             return;
         };
         // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
-        if !resolves_within(client::ping(&control), settings.stuck_after).await {
+        if within(settings.stuck_after, client::ping(&control))
+            .await
+            .is_none()
+        {
             if let Some(worker) = worker.upgrade() {
                 worker.condemn(DownReason::Unresponsive(settings.stuck_after));
             }
             return;
         }
     }
-}
-
-/// Whether something comes within this time. The time is counted in parts, of which a host that itself stood still (it was
-/// stopped, or its runtime blocked) loses only one: the answer may have been there all the while, unread.
-async fn resolves_within<T>(work: impl Future<Output = T>, time: Duration) -> bool {
-    const PARTS: u32 = 8;
-    tokio::pin!(work);
-    for _ in 0..PARTS {
-        if timeout(time / PARTS, &mut work).await.is_ok() {
-            return true;
-        }
-    }
-    false
 }
