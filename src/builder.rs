@@ -1,12 +1,14 @@
 //! Settings of a pool and the choices behind it.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism, time::Duration,
+};
 
 use snakepit_core::{
     event::Events,
     launch::Launcher,
     ledger::{Ledger, MemoryLedger},
-    pool::{Pool as CorePool, PoolStartError},
+    pool::{Pool as CorePool, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
@@ -206,7 +208,7 @@ impl PoolBuilder {
         }
     }
 
-    /// How long one worker may take from launch to ready, imports included. Default 30 s.
+    /// How long one worker may take from launch to ready, imports included; not zero. Default 30 s.
     pub fn start_deadline(self, deadline: Duration) -> Self {
         Self {
             start_deadline: Some(deadline),
@@ -222,7 +224,7 @@ impl PoolBuilder {
         }
     }
 
-    /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s.
+    /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s; neither may be zero.
     pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
         Self {
             heartbeat: Some(heartbeat),
@@ -258,6 +260,7 @@ impl PoolBuilder {
     /// # Cancel safety
     /// Dropping the future ends what was started, in the background.
     pub async fn start(self) -> Result<Pool, StartError> {
+        self.check().map_err(PoolStartError::from)?;
         let launcher = match self.launcher {
             Some(launcher) => launcher,
             None => default_backend(self.backend).launcher()?,
@@ -272,11 +275,11 @@ impl PoolBuilder {
             }
             None => {
                 let python = discover(self.python).await?;
-                let workers = self
-                    .workers
-                    .and_then(NonZeroUsize::new)
-                    .unwrap_or(NonZeroUsize::MIN);
-                let command = python.command(workers);
+                // As many as there will be: their numeric libraries share the CPUs.
+                let workers = self.workers.map_or_else(available_parallelism, |workers| {
+                    Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
+                });
+                let command = python.command(workers.unwrap_or(NonZeroUsize::MIN));
                 (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
                 Some(python)
             }
@@ -314,6 +317,41 @@ impl PoolBuilder {
             pool = pool.resource(resource);
         }
         Ok(Pool::new(pool.start().await?, python))
+    }
+}
+
+impl PoolBuilder {
+    /// What the pool itself cannot check, since it knows nothing of processes.
+    fn check(&self) -> Result<(), SettingsError> {
+        let heartbeat = self.heartbeat.unwrap_or_default();
+        let times = [
+            (
+                "start_deadline",
+                self.start_deadline,
+                "no worker can be ready in that time",
+            ),
+            (
+                "the heartbeat's interval",
+                Some(heartbeat.interval),
+                "the host would do nothing but ping",
+            ),
+            (
+                "the heartbeat's stuck_after",
+                Some(heartbeat.stuck_after),
+                "no worker can answer in that time",
+            ),
+        ];
+        let zero = times
+            .into_iter()
+            .filter(|(_, time, _)| *time == Some(Duration::ZERO));
+        let wrong: Vec<_> = zero
+            .map(|(name, _, why)| format!("{name} is zero: {why}"))
+            .collect();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(SettingsError(wrong))
+        }
     }
 }
 

@@ -7,7 +7,10 @@ mod common;
 use std::{error::Error as _, time::Duration};
 
 use common::{builder, fixtures, is_gone, until};
-use snakepit::{EventKind, Pool, PoolError, StartErrorKind, Value, core::rpc::error_chain};
+use snakepit::{
+    EventKind, Pool, PoolError, StartErrorKind, Value,
+    core::{pool::SettingsError, rpc::error_chain, worker::Heartbeat},
+};
 use tokio::time::Instant;
 
 async fn start_error(builder: snakepit::PoolBuilder) -> std::sync::Arc<snakepit::StartError> {
@@ -160,4 +163,38 @@ async fn a_pool_whose_start_is_abandoned_leaves_nothing() {
     let pid = read_pid().unwrap();
     start.abort();
     until("the worker is gone", async || is_gone(pid)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_default_size_shares_the_cpus_among_its_numeric_libraries() {
+    let pool = Pool::builder().start().await.unwrap();
+    let workers = pool.status().await.workers.len();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(workers, cpus);
+    if std::env::var_os("OMP_NUM_THREADS").is_none() {
+        let threads: String = pool.call("os:getenv", ("OMP_NUM_THREADS",)).await.unwrap();
+        assert_eq!(threads, "1");
+    }
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn times_of_zero_in_which_nothing_can_happen_are_refused_together() {
+    let never = Heartbeat {
+        interval: Duration::ZERO,
+        stuck_after: Duration::ZERO,
+    };
+    let start = builder().start_deadline(Duration::ZERO).heartbeat(never).start();
+    let PoolError::Pool(snakepit::PoolStartError::Settings(SettingsError(wrong))) = start.await.unwrap_err()
+    else {
+        panic!("started")
+    };
+    assert_eq!(
+        wrong,
+        [
+            "start_deadline is zero: no worker can be ready in that time",
+            "the heartbeat's interval is zero: the host would do nothing but ping",
+            "the heartbeat's stuck_after is zero: no worker can answer in that time",
+        ]
+    );
 }

@@ -2,10 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
-
 use super::dispatch::{Dispatch, Seat};
-use crate::worker::{Down, DownReason, TransportError};
+use crate::{
+    clock::within,
+    worker::{Down, DownReason, TransportError},
+};
 
 /// A connection that failed is followed by the news of why within this time, or the worker is ended.
 const NEWS: Duration = Duration::from_secs(2);
@@ -44,7 +45,7 @@ impl Lease {
         // Not lent again from here on, however late its starter hears of it.
         self.seat.retire();
         let worker = &self.seat.worker;
-        if let Ok(down) = timeout(NEWS, worker.down()).await {
+        if let Some(down) = within(NEWS, worker.down()).await {
             return down;
         }
         worker.condemn(DownReason::ChannelFailed {
@@ -59,7 +60,7 @@ impl Lease {
         let worker = Arc::clone(&self.seat.worker);
         // Nothing runs on it: a shutdown that comes meanwhile need not wait for it, and ends it like any other.
         drop(self);
-        if timeout(LEAVES, worker.down()).await.is_err() {
+        if within(LEAVES, worker.down()).await.is_none() {
             worker.condemn(DownReason::StayedOn);
         }
     }

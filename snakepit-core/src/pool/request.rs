@@ -19,13 +19,16 @@ use super::{
 };
 use crate::{
     id::{SlotId, WorkerId},
-    rpc::{CodecError, RemoteError, codec},
+    rpc::{CodecError, MAX_MESSAGE_LEN, RemoteError, codec},
     worker::{Down, DownReason, TransportError},
 };
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
 /// that an early drop wastes little.
 const CREDIT: u32 = 16;
+
+/// Bytes of a message besides the function's name and the arguments: ids, lengths, tags.
+const OTHER_FIELDS: usize = 128;
 
 /// A call being prepared.
 #[derive(Clone, Debug)]
@@ -118,6 +121,7 @@ impl<'a> Request<'a> {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
+        self.check_len()?;
         let mut attempt = Attempt::new(self);
         loop {
             let lease = attempt.checkout().await?;
@@ -147,11 +151,12 @@ impl<'a> Request<'a> {
     /// Makes the call and returns what it yields, item by item. The deadline holds for the whole stream.
     ///
     /// # Errors
-    /// When no worker was to be had. What goes wrong later is an item.
+    /// When no worker was to be had, or the arguments are too large. What goes wrong later is an item.
     ///
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn stream<T: DeserializeOwned>(self) -> Result<Items<T>, CallError> {
+        self.check_len()?;
         let credit = self.credit;
         let mut attempt = Attempt::new(self);
         let lease = attempt.checkout().await?;
@@ -167,6 +172,18 @@ impl<'a> Request<'a> {
             }
             None => Err(attempt.overdue()),
         }
+    }
+}
+
+impl Request<'_> {
+    /// What does not fit into a message would fail in the connection, as if the worker were to blame.
+    fn check_len(&self) -> Result<(), CodecError> {
+        let len = self.args.len() + self.kwargs.len();
+        let limit = MAX_MESSAGE_LEN.saturating_sub(self.function.len() + OTHER_FIELDS);
+        if len > limit {
+            return Err(CodecError::TooLarge { len, limit });
+        }
+        Ok(())
     }
 }
 
@@ -326,5 +343,31 @@ impl Attempt {
             queued: begun - self.sent,
             ran: self.begun.map(|(worker, begun)| (worker, begun.elapsed())),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::Events, testing::FakeWorkerFactory};
+
+    #[tokio::test]
+    async fn arguments_that_no_message_can_hold_are_refused_before_anything_is_sent() {
+        let factory = Arc::new(FakeWorkerFactory::new());
+        let pool = Pool::builder(factory.clone(), Events::new("test")).workers(1);
+        let pool = pool.start().await.unwrap();
+        let mut request = pool.request("f");
+        // Never written to, so it takes no memory.
+        request.args = vec![0; MAX_MESSAGE_LEN - OTHER_FIELDS].into();
+        let error = request.clone().send_raw().await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the arguments take 2147483519 bytes, a message can hold 2147483518"
+        );
+        assert!(!error.may_have_executed());
+        assert!(request.stream::<()>().await.is_err());
+        let worker = factory.worker(SlotId(0)).unwrap();
+        assert!(worker.fake_client().requests().is_empty());
+        pool.shutdown().await;
     }
 }

@@ -32,6 +32,14 @@ pub enum CodecError {
         /// The Rust type given.
         type_name: &'static str,
     },
+    /// The arguments do not fit into one message.
+    #[error("the arguments take {len} bytes, a message can hold {limit}")]
+    TooLarge {
+        /// What they take, encoded.
+        len: usize,
+        /// What there is room for.
+        limit: usize,
+    },
     /// An answer is not of the type that was asked for.
     #[error("cannot decode the answer as {type_name}: {message}")]
     Decode {

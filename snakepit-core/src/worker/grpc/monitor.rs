@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{Live, client};
 use crate::{
+    clock::{after, within},
     id::WorkerId,
     rpc::Connection,
     worker::{Down, DownReason},
@@ -21,9 +22,6 @@ use crate::{
 const EXIT_FOLLOWS_EOF: Duration = Duration::from_millis(250);
 /// How long to wait for the end of standard error once the process is gone; a grandchild may hold it open.
 const STDERR_FOLLOWS_EXIT: Duration = Duration::from_millis(50);
-
-/// Longer than any host lives, and short enough to be added to an instant.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Watches a worker until it is down, then says so. Holds no handle that would keep the worker alive longer than
 /// its users do.
@@ -43,7 +41,7 @@ pub(super) fn spawn(worker: &Arc<Live>, connections: Vec<Connection>) {
                 // The last handle is gone, and with it everybody who would want to know.
                 None => return,
             },
-            () = any_closed(&connections) => if resolves_within(process.exited(), EXIT_FOLLOWS_EOF).await {
+            () = any_closed(&connections) => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
                 DownReason::Exited
             } else {
                 DownReason::ChannelClosed
@@ -92,7 +90,10 @@ async fn heartbeat(worker: std::sync::Weak<Live>) {
             return;
         };
         // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
-        if !resolves_within(client::ping(&control), settings.stuck_after).await {
+        if within(settings.stuck_after, client::ping(&control))
+            .await
+            .is_none()
+        {
             if let Some(worker) = worker.upgrade() {
                 worker.condemn(DownReason::Unresponsive(settings.stuck_after));
             }
@@ -113,20 +114,10 @@ fn next_beat(worker: WorkerId, interval: Duration, now: Instant) -> Instant {
     let passed = now.saturating_duration_since(epoch).as_nanos();
     // From now to the next instant that is a whole number of intervals and the group's phase after the epoch.
     let left = nanos - (passed + nanos - phase % nanos) % nanos;
-    now + u64::try_from(left).map_or(NEVER, Duration::from_nanos).min(NEVER)
-}
-
-/// Whether something comes within this time. The time is counted in parts, of which a host that itself stood still (it was
-/// stopped, or its runtime blocked) loses only one: the answer may have been there all the while, unread.
-async fn resolves_within<T>(work: impl Future<Output = T>, time: Duration) -> bool {
-    const PARTS: u32 = 8;
-    tokio::pin!(work);
-    for _ in 0..PARTS {
-        if timeout(time / PARTS, &mut work).await.is_ok() {
-            return true;
-        }
-    }
-    false
+    after(
+        now,
+        u64::try_from(left).map_or(Duration::MAX, Duration::from_nanos),
+    )
 }
 
 #[cfg(test)]

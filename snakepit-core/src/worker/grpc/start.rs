@@ -14,7 +14,7 @@ use snakepit_proto::{
 use tokio::{
     net::{TcpStream, UnixStream},
     sync::{oneshot, watch},
-    time::{sleep, timeout, timeout_at},
+    time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +25,7 @@ use super::{
     output::{self, StderrTail},
 };
 use crate::{
+    clock::within,
     event::EventKind,
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
@@ -200,9 +201,9 @@ async fn or_exit<T>(
         },
         _ = process.exited() => return Err(StartErrorKind::Exited),
     };
-    match timeout(LAST_WORDS, process.exited()).await {
-        Ok(_) => Err(StartErrorKind::Exited),
-        Err(_) => Err(failed),
+    match within(LAST_WORDS, process.exited()).await {
+        Some(_) => Err(StartErrorKind::Exited),
+        None => Err(failed),
     }
 }
 
@@ -387,7 +388,7 @@ async fn undo(spec: &GrpcWorkerSpec, id: WorkerId, progress: Progress, kind: Sta
     let mut stderr_tail = String::new();
     if let Some(stderr) = stderr {
         // The bound only costs text of the error.
-        let _ = timeout_at(tokio::time::Instant::now() + LAST_WORDS, stderr.drained()).await;
+        let _ = timeout(LAST_WORDS, stderr.drained()).await;
         stderr_tail = stderr.text();
     }
     let pid = process.map(|process| process.identity().pid);
