@@ -51,6 +51,10 @@ def install(wakeup_fd: int, inherited: bool) -> None:
             stream.reconfigure(line_buffering=True, write_through=True)
     signal.signal(_native.CANCEL_SIGNAL, _on_cancel)
     signal.signal(signal.SIGTERM, _on_terminate)
+    if inherited:
+        # The kernel sends it to a stopped group whose host dies. Dying of it would leave our children behind;
+        # the end of the channel, seen as soon as we go on, does not.
+        signal.signal(signal.SIGHUP, _on_hangup)
     signal.signal(signal.SIGINT, _on_interrupt if inherited else _on_terminate)
     rearm()
     os.register_at_fork(
@@ -83,13 +87,17 @@ def _on_terminate(signum: int, frame: FrameType | None) -> None:
     _native.request_shutdown(_SIGTERM_GRACE_MS)
 
 
+def _on_hangup(signum: int, frame: FrameType | None) -> None:
+    pass
+
+
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     # Between calls nobody can be told; a Ctrl-C at the host's terminal is the host's to handle.
     if _native.current_call() is not None:
         raise KeyboardInterrupt
 
 
-_HELD_DURING_FORK = {_native.CANCEL_SIGNAL, signal.SIGTERM, signal.SIGINT}
+_HELD_DURING_FORK = {_native.CANCEL_SIGNAL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _mask = _thread._local()
 
 
@@ -109,6 +117,7 @@ def _after_fork() -> None:
     for number, ours, default in (
         (_native.CANCEL_SIGNAL, _on_cancel, signal.SIG_DFL),
         (signal.SIGTERM, _on_terminate, signal.SIG_DFL),
+        (signal.SIGHUP, _on_hangup, signal.SIG_DFL),
         (signal.SIGINT, _on_interrupt, signal.default_int_handler),
         (signal.SIGINT, _on_terminate, signal.default_int_handler),
     ):
@@ -188,19 +197,16 @@ def _is_asyncio_cancel(error: BaseException) -> bool:
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
-def misfit(
-    target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None, error: TypeError
-) -> str | None:
+def misfit(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str | None:
     """Why a callable does not take these arguments; ``None`` when they fit, so that the error is its own."""
     import inspect
-
-    from snakepit._errors import text_of
 
     name = getattr(target, "__qualname__", None) or type(target).__qualname__
     try:
         signature = inspect.signature(target)
     except (ValueError, TypeError):
-        return f"the arguments do not fit {name}: {text_of(error)}"
+        # Written in C and silent about its signature: it may have run before it raised.
+        return None
     try:
         signature.bind(*args, **(kwargs or {}))
     except TypeError as mismatch:

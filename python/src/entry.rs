@@ -42,6 +42,7 @@ pub(crate) fn serve(
         return Ok(());
     };
     panic::install();
+    sys::keep_freed_memory();
     // Without it (no such kernel is supported) orphans of user code would go to pid 1 instead of to us.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
 
@@ -102,18 +103,23 @@ pub(crate) fn serve(
         rearm,
         from_command_line,
     };
-    if let Err(error) = py.detach(|| main.run(calls)) {
+    let finish = runtime.getattr("finish")?.unbind();
+    let pid = shared.identity.pid;
+    let stop_hooks = || {
+        Python::attach(|py| {
+            // Stop hooks and exit handlers report their own failures; none of them keeps the worker from leaving.
+            if let Err(error) = finish.call0(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+        if std::process::id() != pid {
+            // A stop hook or exit handler forked, and this is the child.
+            sys::exit_now(0);
+        }
+    };
+    if let Err(error) = py.detach(|| main.run(calls, stop_hooks)) {
         eprintln!("snakepit: failed to serve: {error}");
         shared.leave(EXIT_LOST);
-    }
-
-    // Stop hooks and exit handlers report their own failures; none of them keeps the worker from leaving.
-    if let Err(error) = runtime.getattr("finish").and_then(|finish| finish.call0()) {
-        error.write_unraisable(py, None);
-    }
-    if std::process::id() != shared.identity.pid {
-        // A stop hook or exit handler forked, and this is the child.
-        sys::exit_now(0);
     }
     drop(signals);
     py.detach(move || {

@@ -35,23 +35,25 @@ pub(crate) struct MainLoop {
 }
 
 impl MainLoop {
-    /// Runs calls until the worker was asked to end and the last call is done. Called without the GIL.
+    /// Runs calls until the worker was asked to end and the last call is done, then `finish`: the stop hooks. The
+    /// connection is closed after them, since a host takes a closed connection for a worker that is lost; calls that
+    /// come meanwhile are answered that the worker is leaving. Called without the GIL.
     ///
     /// # Errors
     /// When a socket cannot be registered with the runtime.
-    pub(crate) fn run(self, calls: Calls) -> std::io::Result<()> {
+    pub(crate) fn run(self, calls: Calls, finish: impl FnOnce()) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
             match calls {
-                Calls::Inline(socket) => self.inline(socket).await,
-                Calls::Hop(jobs) => self.serve(Some(jobs)).await,
+                Calls::Inline(socket) => self.inline(socket, finish).await,
+                Calls::Hop(jobs) => self.serve(Some(jobs)).await.map(|()| finish()),
             }
         })
     }
 
-    async fn inline(self, socket: UnixStream) -> std::io::Result<()> {
+    async fn inline(self, socket: UnixStream, finish: impl FnOnce()) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let router = Arc::new(Router::new().with_data(Data::Inline(Arc::clone(&self.engine))));
         let flush = Arc::new(tokio::sync::Notify::new());
@@ -70,6 +72,7 @@ impl MainLoop {
             served = self.serve(None) => served?,
             () = lost => shared.leave(EXIT_LOST),
         }
+        finish();
         if connection.is_finished() {
             return Ok(());
         }

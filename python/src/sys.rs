@@ -42,6 +42,18 @@ pub(crate) fn block_all_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
 }
 
+/// Tells the allocator to keep up to 16 MiB of freed memory, which serves the next large value.
+///
+/// glibc returns the top of the heap after each large call and takes it back for the next one: about 600 page faults for
+/// a value of 1 MiB, which doubled the time of the call.
+pub(crate) fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for parameter in [libc::M_TRIM_THRESHOLD, libc::M_MMAP_THRESHOLD] {
+        // SAFETY: mallopt(3) takes any value; what it refuses is left as it was, which is all there is to lose.
+        unsafe { libc::mallopt(parameter, 16 << 20) };
+    }
+}
+
 /// Puts `/dev/null` on descriptor 0, so that user code that reads standard input sees its end.
 pub(crate) fn null_stdin() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;

@@ -29,9 +29,12 @@ mod settle;
 mod status;
 mod stream;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 pub use builder::{PoolBuilder, PoolStartError, SettingsError};
@@ -41,14 +44,15 @@ pub use status::{Phase, PoolStatus, WorkerStatus};
 pub use stream::Items;
 
 use builder::Settings;
-use dispatch::Dispatch;
+use dispatch::{Dispatch, Seat};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::broadcast, time::timeout};
+use tokio::{sync::broadcast, task::JoinSet, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     event::{Event, EventKind, Events},
-    supervision::{Supervisor, Tree},
+    process::EndReport,
+    supervision::{Shutdown, Supervisor, Tree},
     worker::WorkerFactory,
 };
 
@@ -127,7 +131,8 @@ impl Pool {
     /// Ends the pool: takes no new calls, lets accepted ones finish within the drain time, then ends the
     /// workers. Returns when nothing of them is left. Repeated and concurrent calls agree.
     ///
-    /// A call that still runs then has the drain time once more, at most 2 s of it, before its worker cancels it.
+    /// A call that still runs then loses its worker: SIGTERM, which our runtime takes as a cancel, and SIGKILL after the
+    /// grace.
     ///
     /// # Cancel safety
     /// A dropped future leaves the pool draining; call again to go on.
@@ -140,13 +145,18 @@ impl Pool {
             self.shared.settling.close();
             self.shared.settling.wait().await;
         };
-        if timeout(self.shared.settings.shutdown.drain, finished)
-            .await
-            .is_err()
-        {
-            tracing::warn!(pool = self.name(), drain = ?self.shared.settings.shutdown.drain, "calls are still under way, ending their workers");
+        let Shutdown { drain, grace } = self.shared.settings.shutdown;
+        let mut ends = JoinSet::new();
+        if timeout(drain, finished).await.is_err() {
+            tracing::warn!(
+                pool = self.name(),
+                ?drain,
+                "calls are still under way, ending their workers"
+            );
+            ends = self.end_seats(Seat::is_busy, grace);
         }
         self.stop().await;
+        ends.join_all().await;
     }
 
     /// Ends the pool at once: waiting calls are refused, running ones lose their worker.
@@ -155,21 +165,22 @@ impl Pool {
     /// The ending of the workers goes on when the future is dropped.
     pub async fn kill(&self) {
         self.shared.dispatch.drain();
-        let seats = self.shared.dispatch.seats();
-        let ends = seats.into_iter().map(|seat| {
-            // A starter that ends its worker meanwhile joins this ending; the shorter times win.
-            tokio::spawn(async move {
-                seat.worker
-                    .end(std::time::Duration::ZERO, std::time::Duration::ZERO)
-                    .await
-            })
-        });
-        let ends: Vec<_> = ends.collect();
+        let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
-        for end in ends {
-            // A panic in an ending has been reported by its task.
-            let _ = end.await;
-        }
+        ends.join_all().await;
+    }
+
+    /// Ends workers without a drain. A starter that ends its worker meanwhile joins: the shorter times win.
+    fn end_seats(&self, which: impl Fn(&Seat) -> bool, grace: Duration) -> JoinSet<EndReport> {
+        let seats = self
+            .shared
+            .dispatch
+            .seats()
+            .into_iter()
+            .filter(|seat| which(seat));
+        seats
+            .map(|seat| async move { seat.worker.end(Duration::ZERO, grace).await })
+            .collect()
     }
 
     async fn stop(&self) {

@@ -147,7 +147,6 @@ impl Engine {
                 callable,
                 &arguments.positional,
                 arguments.keyword.as_ref(),
-                error.value(py),
             ));
             // If the signature cannot be told, the report stands as it is.
             if let Ok(Some(message)) = misfit.and_then(|message| message.extract::<Option<String>>()) {

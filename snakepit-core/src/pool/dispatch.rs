@@ -386,6 +386,11 @@ impl Seat {
         self.gone.store(true, Ordering::Release);
     }
 
+    /// Whether a call is on it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy().is_some()
+    }
+
     fn busy(&self) -> MutexGuard<'_, Option<Instant>> {
         self.busy_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
