@@ -156,7 +156,7 @@ impl Pool {
         let seats = self.shared.dispatch.seats();
         let ends = seats.into_iter().map(|seat| {
             // A starter that ends its worker meanwhile joins this ending; the shorter times win.
-            tokio::spawn(async move {
+            self.shared.runtime.spawn(async move {
                 seat.worker
                     .end(std::time::Duration::ZERO, std::time::Duration::ZERO)
                     .await
