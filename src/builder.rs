@@ -216,7 +216,7 @@ impl PoolBuilder {
         }
     }
 
-    /// How long [`start`](Self::start) waits for the workers. Default 60 s.
+    /// How long [`start`](Self::start) waits for the workers; with none ready by then it fails. Default 60 s.
     pub fn start_timeout(self, timeout: Duration) -> Self {
         Self {
             start_timeout: Some(timeout),
@@ -248,7 +248,8 @@ impl PoolBuilder {
         }
     }
 
-    /// Starts the pool and returns when every slot serves.
+    /// Starts the pool and returns when every slot serves, or after the [start timeout](Self::start_timeout) with those
+    /// that do.
     ///
     /// # Errors
     /// When no backend or Python is usable, the settings are wrong, or no worker became ready; nothing is left then.

@@ -45,3 +45,26 @@ pub use backend::{Backend, BackendError};
 pub use builder::{PoolBuilder, StartError as PoolError};
 pub use pool::Pool;
 pub use python_env::PythonEnv;
+
+/// The guide's Rust blocks, compiled and where they need no Python run.
+#[cfg(all(doctest, feature = "backend-port"))]
+mod guide {
+    macro_rules! page {
+        ($name:ident, $file:literal) => {
+            #[doc = include_str!(concat!("../docs/guide/", $file))]
+            mod $name {}
+        };
+    }
+
+    page!(readme, "README.md");
+    page!(adapters, "adapters.md");
+    page!(calls, "calls.md");
+    page!(command, "command.md");
+    page!(deadlines, "deadlines.md");
+    page!(other_programs, "other-programs.md");
+    page!(port_backend, "port-backend.md");
+    page!(python_environment, "python-environment.md");
+    page!(supervision, "supervision.md");
+    page!(testing, "testing.md");
+    page!(write_a_backend, "write-a-backend.md");
+}

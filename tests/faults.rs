@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use common::{Undertaker, builder, is_gone, until, worker_pid};
 use snakepit::{
-    CallError, EventKind, Pool, RemoteErrorKind, Value, WorkerLost,
+    CallError, EventKind, Pool, RemoteErrorKind, Shutdown, Value, WorkerLost,
     core::{
-        process::ExitOutcome,
+        process::{EndStep, ExitOutcome},
         worker::{DownReason, Heartbeat},
     },
 };
@@ -238,4 +238,33 @@ async fn a_kill_from_outside_costs_one_caller_and_the_others_go_on() {
     }
     assert_eq!(kinds, ["down", "ended", "ready"]);
     pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_is_bounded_by_a_worker_that_ignores_cancel_and_sigterm() {
+    let shutdown = Shutdown {
+        drain: Duration::from_millis(300),
+        grace: Duration::from_millis(300),
+    };
+    let pool = builder().shutdown(shutdown).start().await.unwrap();
+    let mut events = pool.events();
+    let pid = worker_pid(&pool).await;
+    let deaf = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.call::<_, Value>("slow:deaf", (60,)).await }
+    });
+    until("it runs", async || pool.status().await.busy == 1).await;
+    let began = tokio::time::Instant::now();
+    pool.shutdown().await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(is_gone(pid));
+    assert!(matches!(deaf.await.unwrap(), Err(CallError::WorkerLost(_))));
+    let mut steps = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let EventKind::WorkerEnded { report, .. } = event.kind {
+            steps.push(report.step);
+        }
+    }
+    // The runtime leaves by itself when its limits run out, without the GIL; whichever comes first, something was sent.
+    assert!(matches!(steps[..], [EndStep::Term | EndStep::Kill]), "{steps:?}");
 }

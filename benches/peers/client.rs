@@ -16,7 +16,7 @@ pub(crate) struct Client(WorkerClient<Connection>);
 impl Client {
     /// Connects to a server that listens.
     pub(crate) async fn connect(path: &Path) -> Result<Self> {
-        let connection = Connection::open(UnixStream::connect(path).await?).await?;
+        let connection = Connection::open(UnixStream::connect(path).await?.into_std()?).await?;
         let client = WorkerClient::with_origin(connection, Connection::origin());
         Ok(Self(
             client

@@ -50,7 +50,9 @@ read the ratios, the absolute times are facts of this one run. One Python interp
 - **ProcessPoolExecutor**: `concurrent.futures`, one worker, submitted to and measured inside its own Python
   program, by as many threads as there are callers.
 - **socket floor**: a Python loop of `recv_into` and `sendall` on one Unix socket with length-prefixed
-  messages, called from the same runtime; several callers take turns.
+  messages, called from the same runtime; several callers take turns. It has two speeds: about 15 us while
+  the scheduler keeps both ends on one core, as on a busy machine, and about 42 us while each end has a core
+  that sleeps in between. A ratio to it says little without its quartiles.
 
 *Ready* is the time from nothing until every worker has answered; the files are in the page cache. *Memory* is
 the proportional set size, right after that. *Recovery* kills the only worker of a fresh pool and calls until

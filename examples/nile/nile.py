@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import importlib.util
 import itertools
+import math
 import pathlib
 import random
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import snakepit
@@ -34,7 +34,7 @@ def summary() -> dict[str, Any]:
     """What the measurements are, in a few figures."""
     return {
         "years": len(flows),
-        "mean": statistics.fmean(flows.values()),
+        "mean": _mean(flows.values()),
         "lowest": min(flows, key=flows.__getitem__),
         "highest": max(flows, key=flows.__getitem__),
     }
@@ -49,8 +49,8 @@ def flow(year: int) -> int:
 @snakepit.function
 def unusual(sigmas: float = 1.5) -> Iterator[dict[str, Any]]:
     """Yields the years that lie far from the mean, one by one."""
-    mean = statistics.fmean(flows.values())
-    deviation = statistics.stdev(flows.values())
+    mean = _mean(flows.values())
+    deviation = math.sqrt(_mean([(value - mean) ** 2 for value in flows.values()]))
     for year, value in flows.items():
         distance = (value - mean) / deviation
         if abs(distance) >= sigmas:
@@ -64,8 +64,8 @@ def sharpest_break() -> dict[str, Any]:
     _, at = _break(values)
     return {
         "year": years[at],
-        "before": statistics.fmean(values[: at + 1]),
-        "after": statistics.fmean(values[at + 1 :]),
+        "before": _mean(values[: at + 1]),
+        "after": _mean(values[at + 1 :]),
     }
 
 
@@ -102,9 +102,14 @@ def rolling_mean(values: Any, width: int) -> Any:
     return numpy.convolve(values, numpy.full(width, 1 / width), mode="valid")
 
 
+def _mean(values: Collection[float]) -> float:
+    # Not the module statistics: what it imports in turn, every new worker would wait for.
+    return math.fsum(values) / len(values)
+
+
 def _break(values: Sequence[int]) -> tuple[float, int]:
     """How far the running sum strays from a straight line, and where: a change of the mean bends it."""
-    mean = statistics.fmean(values)
+    mean = _mean(values)
     strayed = [abs(sum_ - mean * (at + 1)) for at, sum_ in enumerate(itertools.accumulate(values))]
     at = max(range(len(strayed)), key=strayed.__getitem__)
     return strayed[at], at

@@ -2,9 +2,10 @@
 //!
 //! [`v1`] is generated from `snakepit/worker/v1/worker.proto`, which documents every message. How Python
 //! values travel inside `bytes` fields is described in `VALUES.md` beside it. [`preamble`] is what opens an
-//! inherited channel before HTTP/2 begins.
+//! inherited channel before HTTP/2 begins, and [`stream`] is what HTTP/2 runs on.
 
 pub mod preamble;
+pub mod stream;
 
 /// Version 1 of the worker protocol: generated messages, clients and servers.
 #[expect(missing_docs, reason = "generated; the .proto file carries the documentation")]

@@ -67,12 +67,8 @@ async fn run(shared: Arc<Shared>, endpoint: Endpoint, descriptors: Vec<i32>) {
     match endpoint {
         Endpoint::Inherited(socket) => {
             let router = Arc::new(Router::new().with_control(control, health));
-            match socket
-                .set_nonblocking(true)
-                .and_then(|()| tokio::net::UnixStream::from_std(socket))
-            {
-                Ok(socket) => serve::connection(socket, router, finished(&shared)).await,
-                Err(error) => eprintln!("snakepit: failed to serve the control socket: {error}"),
+            if let Err(error) = serve::inherited(socket, router, finished(&shared)).await {
+                eprintln!("snakepit: failed to serve the control socket: {error}");
             }
             if !*shared.finished.borrow() {
                 // The host is gone, or let go of us, which is the same: nobody can reach this worker any more.

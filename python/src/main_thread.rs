@@ -53,13 +53,11 @@ impl MainLoop {
 
     async fn inline(self, socket: UnixStream) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        socket.set_nonblocking(true)?;
-        let socket = tokio::net::UnixStream::from_std(socket)?;
         let router = Arc::new(Router::new().with_data(Data::Inline(Arc::clone(&self.engine))));
         let flush = Arc::new(tokio::sync::Notify::new());
         let told = Arc::clone(&flush);
         let mut connection =
-            tokio::spawn(async move { serve::connection(socket, router, told.notified()).await });
+            tokio::spawn(async move { serve::inherited(socket, router, told.notified()).await });
         let lost = async {
             // How the task ended says nothing that its end does not.
             let _ = (&mut connection).await;

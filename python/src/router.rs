@@ -19,7 +19,8 @@ use crate::{control::Control, data::Data};
 /// The largest message either way: the protocol's own 32-bit length allows no more.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
-type Reply = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// An answer to come.
+pub(crate) type Reply = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 type Route = Box<dyn Fn(Request<Incoming>) -> Reply + Send + Sync>;
 
 /// The services of one kind of connection.

@@ -1,13 +1,19 @@
 //! HTTP/2 on one socket, without a transport server around it: hyper's connection and a router over the
 //! generated services.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, os::unix::net::UnixStream, sync::Arc, time::Duration};
 
-use hyper::server::conn::http2;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use snakepit_proto::stream::{ChannelStream, Coalesced};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tonic::body::Body;
 
-use crate::router::Router;
+use crate::router::{Reply, Router};
 
 /// Windows are large because the peer is one process on the same machine: a 64 MiB argument should stream
 /// without stalling on window updates.
@@ -21,14 +27,50 @@ const MAX_STREAMS: u32 = 100_000;
 /// How long a connection may take to flush when the worker leaves.
 pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(250);
 
+/// Serves one inherited connection; as [`connection`], with messages that leave in one piece.
+///
+/// # Errors
+/// When the socket cannot be registered.
+pub(crate) async fn inherited(
+    socket: UnixStream,
+    router: Arc<Router>,
+    leave: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let (stream, output) = ChannelStream::new(socket)?;
+    let connection = Box::pin(http2(stream, router));
+    let mut connection = Coalesced::new(connection, output);
+    tokio::select! {
+        _ = &mut connection => {}
+        () = leave => {
+            connection.get_mut().as_mut().graceful_shutdown();
+            let _ = timeout(FLUSH_LIMIT, connection).await;
+        }
+    }
+    Ok(())
+}
+
 /// Serves one connection until its peer closes it. When `leave` completes, what is under way is finished and
 /// flushed, within [`FLUSH_LIMIT`].
 pub(crate) async fn connection<S>(socket: S, router: Arc<Router>, leave: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
+    let mut connection = std::pin::pin!(http2(socket, router));
+    // How a connection ends, cleanly or not, makes no difference to what follows: its peer is gone.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = leave => {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(FLUSH_LIMIT, connection).await;
+        }
+    }
+}
+
+fn http2<S>(socket: S, router: Arc<Router>) -> http2::Connection<TokioIo<S>, Routed, TokioExecutor>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    http2::Builder::new(TokioExecutor::new())
         .adaptive_window(false)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
@@ -39,16 +81,19 @@ where
         // callers give up while Python computes.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .max_local_error_reset_streams(None)
-        .auto_date_header(false);
-    let service = hyper::service::service_fn(move |request| router.route(request));
-    let connection = builder.serve_connection(TokioIo::new(socket), service);
-    let mut connection = std::pin::pin!(connection);
-    // How a connection ends, cleanly or not, makes no difference to what follows: its peer is gone.
-    tokio::select! {
-        _ = connection.as_mut() => {}
-        () = leave => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(FLUSH_LIMIT, connection).await;
-        }
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(socket), Routed(router))
+}
+
+/// The router as hyper asks for it.
+struct Routed(Arc<Router>);
+
+impl hyper::service::Service<Request<Incoming>> for Routed {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Reply;
+
+    fn call(&self, request: Request<Incoming>) -> Reply {
+        self.0.route(request)
     }
 }

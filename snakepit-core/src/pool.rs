@@ -127,6 +127,8 @@ impl Pool {
     /// Ends the pool: takes no new calls, lets accepted ones finish within the drain time, then ends the
     /// workers. Returns when nothing of them is left. Repeated and concurrent calls agree.
     ///
+    /// A call that still runs then has the drain time once more, at most 2 s of it, before its worker cancels it.
+    ///
     /// # Cancel safety
     /// A dropped future leaves the pool draining; call again to go on.
     pub async fn shutdown(&self) {

@@ -78,7 +78,7 @@ pub(super) fn survey(surroundings: &Surroundings, cache: Option<&Cache>) -> Vec<
         path: name,
         origin: "SNAKEPIT_PYTHON",
     });
-    let found = places(surroundings).into_iter().map(|(path, origin)| Candidate {
+    let found = places(surroundings).map(|(path, origin)| Candidate {
         answer: ask(&path),
         path,
         origin,
@@ -108,28 +108,25 @@ fn not_executable(error: io::Error) -> Unfit {
     Unfit::NotExecutable(Arc::new(error))
 }
 
-/// Where to look, in order, each file once however many names it has.
-fn places(surroundings: &Surroundings) -> Vec<(PathBuf, &'static str)> {
-    let mut places = Vec::new();
-    if let Some(venv) = &surroundings.virtual_env {
-        places.push((venv.join("bin/python"), "VIRTUAL_ENV"));
-    }
+/// Where to look, in order, each file once however many names it has. Lazy: as a rule the first one serves.
+fn places(surroundings: &Surroundings) -> impl Iterator<Item = (PathBuf, &'static str)> {
     let dirs = surroundings.path_dirs();
+    let venv = surroundings.virtual_env.iter();
+    let active = venv.map(|venv| (venv.join("bin/python"), "VIRTUAL_ENV"));
     // What the user calls `python3` comes before any other version, wherever that stands.
-    for dir in &dirs {
-        places.push((dir.join("python3"), "PATH"));
-    }
-    for dir in &dirs {
-        for name in versioned_names(dir) {
-            places.push((dir.join(name), "PATH"));
-        }
-    }
-    let mut seen = HashSet::new();
-    places.retain(|(path, origin)| match fs::metadata(path) {
-        Ok(found) => seen.insert((found.dev(), found.ino(), own_name(path))),
-        Err(_) => *origin != "PATH",
+    let plain: Vec<_> = dirs.iter().map(|dir| (dir.join("python3"), "PATH")).collect();
+    let versioned = dirs.into_iter().flat_map(|dir| {
+        let names = versioned_names(&dir);
+        names.into_iter().map(move |name| (dir.join(name), "PATH"))
     });
-    places
+    let mut seen = HashSet::new();
+    active
+        .chain(plain)
+        .chain(versioned)
+        .filter(move |(path, origin)| match fs::metadata(path) {
+            Ok(found) => seen.insert((found.dev(), found.ino(), own_name(path))),
+            Err(_) => *origin != "PATH",
+        })
 }
 
 /// What tells two names of one file apart: a virtual environment's python is a link to another's and goes by where

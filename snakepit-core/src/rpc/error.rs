@@ -81,7 +81,10 @@ impl RemoteError {
         }
     }
 
-    /// Whether user code may have run, in part or whole. `false` is certain.
+    /// Whether the function may have run, in part or whole. Importing its module may have run code in any case.
+    ///
+    /// `false` is certain, but for a function written in C without a signature that raises `TypeError` by itself: that is
+    /// told as [`BadArguments`](RemoteErrorKind::BadArguments).
     pub const fn may_have_executed(&self) -> bool {
         match self.kind {
             RemoteErrorKind::UnknownModule

@@ -1,15 +1,19 @@
 //! Notices when a worker cannot serve any more.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{Live, client};
 use crate::{
-    clock::within,
+    clock::{after, within},
+    id::WorkerId,
     rpc::Connection,
     worker::{Down, DownReason},
 };
@@ -77,11 +81,11 @@ async fn any_closed(connections: &[Connection]) {
 
 /// Pings the control thread; a worker that leaves a ping unanswered for long enough is condemned.
 async fn heartbeat(worker: std::sync::Weak<Live>) {
-    let Some(settings) = worker.upgrade().map(|worker| worker.spec.heartbeat) else {
+    let Some((id, settings)) = worker.upgrade().map(|worker| (worker.id, worker.spec.heartbeat)) else {
         return;
     };
     loop {
-        sleep(settings.interval).await;
+        sleep_until(next_beat(id, settings.interval, Instant::now())).await;
         let Some(control) = worker.upgrade().map(|worker| worker.control.clone()) else {
             return;
         };
@@ -95,5 +99,42 @@ async fn heartbeat(worker: std::sync::Weak<Live>) {
             }
             return;
         }
+    }
+}
+
+/// Beats of different workers fall together, an eighth of the workers at a time: a host that wakes up for one ping
+/// sends a dozen at little more than the cost of one.
+fn next_beat(worker: WorkerId, interval: Duration, now: Instant) -> Instant {
+    const GROUPS: u32 = 8;
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let epoch = *EPOCH.get_or_init(|| now);
+    let group = u32::try_from(worker.0 % u64::from(GROUPS)).unwrap_or(0);
+    let nanos = interval.as_nanos().max(1);
+    let phase = (interval / GROUPS * group).as_nanos();
+    let passed = now.saturating_duration_since(epoch).as_nanos();
+    // From now to the next instant that is a whole number of intervals and the group's phase after the epoch.
+    let left = nanos - (passed + nanos - phase % nanos) % nanos;
+    after(
+        now,
+        u64::try_from(left).map_or(Duration::MAX, Duration::from_nanos),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_keep_their_interval_and_fall_together_by_groups() {
+        let interval = Duration::from_secs(2);
+        let now = Instant::now();
+        let beats: Vec<_> = (0..16).map(|id| next_beat(WorkerId(id), interval, now)).collect();
+        for (at, beat) in beats.iter().enumerate() {
+            assert!(now < *beat && *beat <= now + interval);
+            assert_eq!(next_beat(WorkerId(at as u64), interval, *beat), *beat + interval);
+            assert_eq!(*beat, beats[at % 8]);
+        }
+        next_beat(WorkerId(3), Duration::MAX, now);
+        next_beat(WorkerId(3), Duration::ZERO, now);
     }
 }

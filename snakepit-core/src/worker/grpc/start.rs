@@ -12,7 +12,7 @@ use snakepit_proto::{
     v1::{HandshakeRequest, ReadyRequest, ready_response::Outcome},
 };
 use tokio::{
-    net::UnixStream,
+    net::{TcpStream, UnixStream},
     sync::{oneshot, watch},
     time::{sleep, timeout},
 };
@@ -30,7 +30,7 @@ use crate::{
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
     ledger::{Row, RowState},
-    rpc::{Connection, RemoteError, error_chain, send_preamble},
+    rpc::{Connection, ConnectionError, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
 };
 
@@ -212,63 +212,57 @@ async fn connect(
     channel: Option<StdUnixStream>,
     form: &ChannelForm,
 ) -> Result<Vec<Connection>, StartErrorKind> {
-    let failed = |error: io::Error| StartErrorKind::Channel(error.to_string());
+    let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
+    let opened = |connection: Result<Connection, ConnectionError>| {
+        connection.map_err(|error| StartErrorKind::Channel(error_chain(&error)))
+    };
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
-            let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
-            send_preamble(&data, &[theirs.as_fd()]).map_err(failed)?;
+            let (ours, theirs) = StdUnixStream::pair().map_err(|error| failed(&error))?;
+            send_preamble(&data, &[theirs.as_fd()]).map_err(|error| failed(&error))?;
             drop(theirs);
-            Ok(vec![open(data)?.await?, open(ours)?.await?])
+            Ok(vec![
+                opened(Connection::open(data).await)?,
+                opened(Connection::open(ours).await)?,
+            ])
         }
         (None, ChannelForm::Inherited) => {
             Err(StartErrorKind::Channel("the launcher returned no channel".into()))
         }
-        (_, ChannelForm::Unix(path)) => loop {
-            match UnixStream::connect(path).await {
-                Ok(stream) => return Ok(vec![http2(stream).await?]),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                    ) =>
-                {
-                    sleep(CONNECT_PAUSE).await;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        },
-        (_, ChannelForm::Tcp(address)) => loop {
-            match tokio::net::TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream.set_nodelay(true).map_err(failed)?;
-                    let connection = Connection::open(stream).await;
-                    return Ok(vec![
-                        connection.map_err(|e| StartErrorKind::Channel(error_chain(&e)))?,
-                    ]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(CONNECT_PAUSE).await,
-                Err(error) => return Err(failed(error)),
-            }
-        },
+        (_, ChannelForm::Unix(path)) => {
+            let stream = until_listening(|| UnixStream::connect(path)).await;
+            let stream = stream
+                .and_then(UnixStream::into_std)
+                .map_err(|error| failed(&error))?;
+            Ok(vec![opened(Connection::open(stream).await)?])
+        }
+        (_, ChannelForm::Tcp(address)) => {
+            let stream = until_listening(|| TcpStream::connect(address)).await;
+            let stream = stream.map_err(|error| failed(&error))?;
+            stream.set_nodelay(true).map_err(|error| failed(&error))?;
+            Ok(vec![opened(Connection::over(stream).await)?])
+        }
     }
 }
 
-fn open(
-    stream: StdUnixStream,
-) -> Result<impl Future<Output = Result<Connection, StartErrorKind>>, StartErrorKind> {
-    let adopt = || {
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream)
-    };
-    Ok(http2(
-        adopt().map_err(|error| StartErrorKind::Channel(error.to_string()))?,
-    ))
-}
-
-async fn http2(stream: UnixStream) -> Result<Connection, StartErrorKind> {
-    Connection::open(stream)
-        .await
-        .map_err(|error| StartErrorKind::Channel(error_chain(&error)))
+/// Connects as soon as the worker listens; the start deadline bounds it.
+async fn until_listening<S, F>(connect: impl Fn() -> F) -> io::Result<S>
+where
+    F: Future<Output = io::Result<S>>,
+{
+    loop {
+        match connect().await {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                sleep(CONNECT_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn handshake(spec: &GrpcWorkerSpec, id: WorkerId, mut control: Control) -> Result<(), StartErrorKind> {
