@@ -183,6 +183,10 @@ impl Unsent {
         Poll::Ready(Ok(()))
     }
 
+    fn listen(&self) -> io::Result<AsyncFd<UnixStream>> {
+        watch(self.socket.try_clone()?, Interest::WRITABLE)
+    }
+
     /// Writes to the socket; waits when it is full, and listens for room only then.
     fn poll_socket(
         &mut self,
@@ -197,7 +201,14 @@ impl Unsent {
             match write(&self.socket, &self.bytes[self.sent..]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => match guard {
                     Some(mut guard) => guard.clear_ready(),
-                    None => self.full = Some(watch(self.socket.try_clone()?, Interest::WRITABLE)?),
+                    None => match self.listen() {
+                        Ok(full) => self.full = Some(full),
+                        // Out of descriptors, say: what cannot be listened for is looked for, turn by turn.
+                        Err(_) => {
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                    },
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 done => {

@@ -76,7 +76,8 @@ def test_arguments_that_do_not_fit_are_told_from_a_type_error_inside(worker: Wor
     assert "original(a, b=2, *, c=3)" in failure.error.message
     assert worker.failure("renamed", 1, nonsense=2).kind == "BAD_ARGUMENTS"
     assert worker.failure("async_echo").kind == "BAD_ARGUMENTS"
-    assert worker.failure("math:hypot", "text").kind == "BAD_ARGUMENTS"
+    # A C function that does not tell its signature may have run before it raised.
+    assert worker.failure("math:hypot", "text").kind == "RAISED"
     failure = worker.failure("builtins:sum", [1, "text"])
     assert failure.kind == "RAISED"
     assert failure.error.exceptions[0].type == "TypeError"

@@ -45,7 +45,8 @@ pub struct Row {
 /// Records what a run starts. Each method returns when the change would survive the host's death.
 ///
 /// The states of a row go reserved, active, ending, gone; a method called out of that order answers
-/// [`LedgerError::IllegalTransition`] and changes nothing.
+/// [`LedgerError::IllegalTransition`] and changes nothing. A method must not wait without bound: starts and endings wait
+/// for it.
 #[async_trait]
 pub trait Ledger: Send + Sync + fmt::Debug {
     /// Adds a row in state `Reserved`.

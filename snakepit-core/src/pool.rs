@@ -156,7 +156,8 @@ impl Pool {
             ends = self.end_seats(Seat::is_busy, grace);
         }
         self.stop().await;
-        ends.join_all().await;
+        // An ending that is gone with its runtime has nothing to tell.
+        while ends.join_next().await.is_some() {}
     }
 
     /// Ends the pool at once: waiting calls are refused, running ones lose their worker.
@@ -167,20 +168,24 @@ impl Pool {
         self.shared.dispatch.drain();
         let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
-        ends.join_all().await;
+        // An ending that is gone with its runtime has nothing to tell.
+        while ends.join_next().await.is_some() {}
     }
 
     /// Ends workers without a drain. A starter that ends its worker meanwhile joins: the shorter times win.
     fn end_seats(&self, which: impl Fn(&Seat) -> bool, grace: Duration) -> JoinSet<EndReport> {
-        let seats = self
+        let mut ends = JoinSet::new();
+        for seat in self
             .shared
             .dispatch
             .seats()
             .into_iter()
-            .filter(|seat| which(seat));
-        seats
-            .map(|seat| async move { seat.worker.end(Duration::ZERO, grace).await })
-            .collect()
+            .filter(|seat| which(seat))
+        {
+            let end = async move { seat.worker.end(Duration::ZERO, grace).await };
+            ends.spawn_on(end, &self.shared.runtime);
+        }
+        ends
     }
 
     async fn stop(&self) {

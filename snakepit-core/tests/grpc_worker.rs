@@ -142,6 +142,30 @@ async fn an_ending_that_is_joined_in_no_time_waits_for_nothing() {
     assert!(patient.await.unwrap().is_complete());
 }
 
+#[test]
+fn an_ending_whose_runtime_is_gone_is_told_as_not_confirmed() {
+    let stage = Stage::with(&[]);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let worker = first.block_on(async {
+        let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+        let ending = worker.end(LIMIT, LIMIT);
+        assert!(timeout(Duration::from_millis(1), ending).await.is_err());
+        worker
+    });
+    drop(first);
+    runtime().block_on(async {
+        let report = timeout(LIMIT, worker.end(Duration::ZERO, Duration::ZERO)).await;
+        assert!(!report.expect("it says so").is_complete());
+        assert_eq!(stage.rows().await.len(), 1);
+    });
+}
+
 fn fast() -> Heartbeat {
     Heartbeat {
         interval: Duration::from_millis(20),

@@ -135,7 +135,9 @@ impl PoolBuilder {
         }
     }
 
-    /// How [`Pool::shutdown`] ends calls and workers. Default: 5 s for running calls, 5 s from SIGTERM to SIGKILL.
+    /// How [`Pool::shutdown`] ends calls and workers. Default: 5 s for calls to finish, 5 s from SIGTERM to SIGKILL.
+    /// In between, workers are asked to run their stop hooks and to leave: again for as long as the calls had, at most
+    /// 2 s, after which the worker interrupts a call that still runs.
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
         Self { shutdown, ..self }
     }

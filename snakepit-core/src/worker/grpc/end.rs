@@ -8,7 +8,11 @@ use tokio::{
 };
 
 use super::{Live, client, start::clear_away};
-use crate::{clock::after, process::EndReport, worker::DownReason};
+use crate::{
+    clock::after,
+    process::{EndReport, EndStep, ExitOutcome},
+    worker::DownReason,
+};
 
 /// An answer to the shutdown request only says that it was understood; a worker that does not say so soon is not
 /// going to leave by itself.
@@ -43,8 +47,14 @@ pub(super) async fn end(worker: &Arc<Live>, drain: Duration, grace: Duration) ->
             return report;
         }
         if report.changed().await.is_err() {
-            // The task is gone without a report: the runtime is being shut down. Dropping the process kills it.
-            std::future::pending::<()>().await;
+            // The task is gone without a report: its runtime was shut down. Dropping the process kills it.
+            return EndReport {
+                outcome: worker.process.try_exited().unwrap_or(ExitOutcome::Unknown),
+                step: EndStep::Incomplete,
+                took: Duration::ZERO,
+                swept: 0,
+                remaining: Vec::new(),
+            };
         }
     }
 }
