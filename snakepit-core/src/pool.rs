@@ -166,7 +166,7 @@ impl Pool {
     /// The ending of the workers goes on when the future is dropped.
     pub async fn kill(&self) {
         self.shared.dispatch.drain();
-        let ends = self.end_seats(|_| true, Duration::ZERO);
+        let mut ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
         // An ending that is gone with its runtime has nothing to tell.
         while ends.join_next().await.is_some() {}
