@@ -16,6 +16,7 @@ use snakepit_core::{
     ledger::RowState,
     worker::{DownReason, Heartbeat, StartPhase, WorkerFactory as _},
 };
+use snakepit_proto::v1::CallRequest;
 use tokio::time::{Instant, sleep, timeout};
 
 const SLOT: SlotId = SlotId(0);
@@ -163,6 +164,34 @@ fn an_ending_whose_runtime_is_gone_is_told_as_not_confirmed() {
         let report = timeout(LIMIT, worker.end(Duration::ZERO, Duration::ZERO)).await;
         assert!(!report.expect("it says so").is_complete());
         assert_eq!(stage.rows().await.len(), 1);
+    });
+}
+
+#[test]
+fn a_stream_whose_runtime_is_gone_does_not_look_complete() {
+    let stage = Stage::with(&[]);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    let worker = first.block_on(async { stage.factory(|_| {}).start(SLOT).await.unwrap() });
+    let call = worker.client().call_stream(CallRequest::default(), 1);
+    // The connection lives in the first runtime, the caller in the second.
+    let caller = second.spawn(call);
+    let mut stream = first.block_on(async {
+        let driven = std::thread::spawn(move || (second.block_on(caller).unwrap().unwrap(), second));
+        until(|| driven.is_finished()).await;
+        let (stream, second) = driven.join().unwrap();
+        std::thread::spawn(move || drop(second)).join().unwrap();
+        stream
+    });
+    first.block_on(async {
+        let end = timeout(LIMIT, stream.items.recv()).await.unwrap();
+        assert!(matches!(end, Some(Err(_))), "{end:?}");
+        worker.end(Duration::ZERO, Duration::ZERO).await;
     });
 }
 
