@@ -125,6 +125,18 @@ async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_host_that_stood_still_does_not_blame_a_worker_that_starts() {
+    let stage = Stage::with_slow_launch();
+    let factory = stage.factory(|spec| spec.start_deadline = Duration::from_secs(3));
+    let mut start = factory.start(SLOT);
+    assert!(timeout(Duration::from_millis(20), &mut start).await.is_err());
+    // The one thread of this runtime does nothing else meanwhile.
+    std::thread::sleep(Duration::from_millis(3400));
+    let worker = start.await.unwrap();
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+}
+
+#[tokio::test]
 async fn an_ending_that_is_joined_in_no_time_waits_for_nothing() {
     let stage = Stage::with(&[]);
     let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
@@ -198,7 +210,7 @@ fn a_stream_whose_runtime_is_gone_does_not_look_complete() {
 fn fast() -> Heartbeat {
     Heartbeat {
         interval: Duration::from_millis(20),
-        stuck_after: Duration::from_millis(400),
+        stuck_after: Duration::from_millis(800),
     }
 }
 
@@ -207,7 +219,7 @@ async fn a_host_that_stood_still_does_not_blame_its_workers() {
     let stage = Stage::with(&[]);
     let factory = stage.factory(|spec| spec.heartbeat = fast());
     let worker = factory.start(SLOT).await.unwrap();
-    for still in [700, 150, 900, 30, 800, 1000] {
+    for still in [1000, 150, 1200, 30, 1100] {
         let pings = *stage.pings.lock().unwrap();
         // The one thread of this runtime does nothing else meanwhile.
         std::thread::sleep(Duration::from_millis(still));

@@ -106,10 +106,10 @@ async fn run(
     let kind = tokio::select! {
         biased;
         _ = wanted => StartErrorKind::Channel("the start was abandoned".into()),
-        result = timeout(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
-            Ok(Ok(worker)) => return Ok(worker),
-            Ok(Err(kind)) => kind,
-            Err(_) => StartErrorKind::Deadline(spec.start_deadline),
+        result = within(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
+            Some(Ok(worker)) => return Ok(worker),
+            Some(Err(kind)) => kind,
+            None => StartErrorKind::Deadline(spec.start_deadline),
         },
     };
     Err(undo(&spec, id, progress, kind).await)
