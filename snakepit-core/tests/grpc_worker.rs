@@ -16,6 +16,7 @@ use snakepit_core::{
     ledger::RowState,
     worker::{DownReason, Heartbeat, StartPhase, WorkerFactory as _},
 };
+use snakepit_proto::v1::CallRequest;
 use tokio::time::{Instant, sleep, timeout};
 
 const SLOT: SlotId = SlotId(0);
@@ -124,6 +125,18 @@ async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_host_that_stood_still_does_not_blame_a_worker_that_starts() {
+    let stage = Stage::with_slow_launch();
+    let factory = stage.factory(|spec| spec.start_deadline = Duration::from_secs(3));
+    let mut start = factory.start(SLOT);
+    assert!(timeout(Duration::from_millis(20), &mut start).await.is_err());
+    // The one thread of this runtime does nothing else meanwhile.
+    std::thread::sleep(Duration::from_millis(3400));
+    let worker = start.await.unwrap();
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+}
+
+#[tokio::test]
 async fn an_ending_that_is_joined_in_no_time_waits_for_nothing() {
     let stage = Stage::with(&[]);
     let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
@@ -166,10 +179,38 @@ fn an_ending_whose_runtime_is_gone_is_told_as_not_confirmed() {
     });
 }
 
+#[test]
+fn a_stream_whose_runtime_is_gone_does_not_look_complete() {
+    let stage = Stage::with(&[]);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    let worker = first.block_on(async { stage.factory(|_| {}).start(SLOT).await.unwrap() });
+    let call = worker.client().call_stream(CallRequest::default(), 1);
+    // The connection lives in the first runtime, the caller in the second.
+    let caller = second.spawn(call);
+    let mut stream = first.block_on(async {
+        let driven = std::thread::spawn(move || (second.block_on(caller).unwrap().unwrap(), second));
+        until(|| driven.is_finished()).await;
+        let (stream, second) = driven.join().unwrap();
+        std::thread::spawn(move || drop(second)).join().unwrap();
+        stream
+    });
+    first.block_on(async {
+        let end = timeout(LIMIT, stream.items.recv()).await.unwrap();
+        assert!(matches!(end, Some(Err(_))), "{end:?}");
+        worker.end(Duration::ZERO, Duration::ZERO).await;
+    });
+}
+
 fn fast() -> Heartbeat {
     Heartbeat {
         interval: Duration::from_millis(20),
-        stuck_after: Duration::from_millis(400),
+        stuck_after: Duration::from_millis(800),
     }
 }
 
@@ -178,7 +219,7 @@ async fn a_host_that_stood_still_does_not_blame_its_workers() {
     let stage = Stage::with(&[]);
     let factory = stage.factory(|spec| spec.heartbeat = fast());
     let worker = factory.start(SLOT).await.unwrap();
-    for still in [700, 150, 900, 30, 800, 1000] {
+    for still in [1000, 150, 1200, 30, 1100] {
         let pings = *stage.pings.lock().unwrap();
         // The one thread of this runtime does nothing else meanwhile.
         std::thread::sleep(Duration::from_millis(still));

@@ -139,3 +139,55 @@ async fn refused_callers_are_counted_out_once() {
     assert!(matches!(stays.await, Err(Refusal::Phase(Phase::Stopped))));
     assert_eq!(queued(&dispatch), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_leaks_when_callers_and_workers_come_and_go_on_many_threads() {
+    const SLOTS: u32 = 3;
+    let dispatch = pool(SLOTS as usize, Some(20));
+    let callers = (0..16_u64).map(|caller| {
+        let dispatch = Arc::clone(&dispatch);
+        tokio::spawn(async move {
+            let (mut served, mut left, mut full) = (0, 0, 0);
+            for turn in 0..400 {
+                // Some wait for as long as it takes, some for no time at all.
+                let patience = Duration::from_micros((caller * 31 + turn * 17) % 600);
+                let checkout = dispatch.checkout();
+                match tokio::time::timeout(patience * 10, checkout).await {
+                    Ok(Ok(_lease)) => {
+                        served += 1;
+                        tokio::task::yield_now().await;
+                    }
+                    Ok(Err(Refusal::Full { .. })) => full += 1,
+                    Ok(Err(other)) => panic!("{other:?}"),
+                    Err(_) => left += 1,
+                }
+            }
+            (served, left, full)
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    // The first slot's worker stays, the others crash all the time.
+    let mut workers: Vec<_> = (0..SLOTS).map(|slot| ready(&dispatch, SlotId(slot))).collect();
+    for turn in 0..300_u32 {
+        let at = (1 + turn % (SLOTS - 1)) as usize;
+        down(&dispatch, &workers[at]);
+        tokio::time::sleep(Duration::from_micros(200)).await;
+        workers[at] = ready(&dispatch, workers[at].slot());
+    }
+    for caller in callers {
+        let caller = tokio::time::timeout(Duration::from_secs(60), caller).await;
+        let (served, left, full) = caller.expect("a caller was forgotten").unwrap();
+        assert_eq!(served + left + full, 400);
+    }
+    dispatch.drain();
+    tokio::time::timeout(Duration::from_secs(60), dispatch.quiet())
+        .await
+        .expect("nobody is there any more");
+    assert_eq!(queued(&dispatch), 0);
+    let state = dispatch.lock();
+    assert_eq!((state.lent, state.idle.len()), (0, SLOTS as usize));
+    let mut slots: Vec<_> = state.idle.iter().map(|seat| seat.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    assert_eq!(slots.len(), SLOTS as usize);
+}

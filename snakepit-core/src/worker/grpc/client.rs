@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use snakepit_proto::v1::{
-    CallRequest, CallResponse, CancelRequest, PingRequest, ShutdownRequest, StreamRequest, StreamStart,
-    stream_request::Message, worker_client::WorkerClient as DataClient,
+    CallRequest, CallResponse, CancelRequest, PingRequest, ShutdownRequest, StreamRequest, StreamResponse,
+    StreamStart, stream_request::Message, worker_client::WorkerClient as DataClient,
     worker_control_client::WorkerControlClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use crate::{
     rpc::{Connection, MAX_MESSAGE_LEN},
@@ -45,6 +45,42 @@ pub(super) struct GrpcClient {
     pub(super) control: Control,
 }
 
+/// Hands on what a stream yields. Dropped with its runtime before the end, it says so: a stream that was cut off must not look
+/// complete.
+struct Forward {
+    items: mpsc::Sender<Result<StreamResponse, TransportError>>,
+    ended: bool,
+}
+
+impl Forward {
+    async fn run(mut self, mut answers: Streaming<StreamResponse>) {
+        while !self.ended {
+            let answer = tokio::select! {
+                answer = answers.message() => answer,
+                () = self.items.closed() => Ok(None),
+            };
+            let (item, last) = match answer {
+                Ok(Some(item)) => (Ok(item), false),
+                Ok(None) => break,
+                Err(status) => (Err(failed(&status)), true),
+            };
+            self.ended = self.items.send(item).await.is_err() || last;
+        }
+        self.ended = true;
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The channel has room for one more than was granted; an error says that nobody listens.
+            let _ = self.items.try_send(Err(TransportError {
+                message: "the runtime that received the stream is gone".into(),
+            }));
+        }
+    }
+}
+
 impl WorkerClient for GrpcClient {
     fn call(&self, request: CallRequest) -> BoxFuture<Result<CallResponse, TransportError>> {
         let mut data = self.data.clone();
@@ -74,7 +110,7 @@ impl WorkerClient for GrpcClient {
             let messages = messages.map(|message| StreamRequest {
                 message: Some(message),
             });
-            let mut answers = data
+            let answers = data
                 .call_stream(messages)
                 .await
                 .map_err(|status| failed(&status))?
@@ -82,23 +118,7 @@ impl WorkerClient for GrpcClient {
             // The worker sends no more items than were granted, so this never waits for long; one more for the
             // error that may follow the last item.
             let (items, receiver) = mpsc::channel(credit as usize + 1);
-            tokio::spawn(async move {
-                loop {
-                    let answer = tokio::select! {
-                        answer = answers.message() => answer,
-                        () = items.closed() => return,
-                    };
-                    let item = match answer {
-                        Ok(Some(item)) => Ok(item),
-                        Ok(None) => return,
-                        Err(status) => Err(failed(&status)),
-                    };
-                    let last = item.is_err();
-                    if items.send(item).await.is_err() || last {
-                        return;
-                    }
-                }
-            });
+            tokio::spawn(Forward { items, ended: false }.run(answers));
             Ok(ItemStream {
                 items: receiver,
                 credit: granted,

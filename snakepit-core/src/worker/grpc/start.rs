@@ -61,8 +61,9 @@ pub(super) async fn start(
     // Dropped with this future, it tells the task that nobody wants the worker any more.
     let (taken, mut wanted) = oneshot::channel();
     let (answer, result) = oneshot::channel();
+    let id = WorkerId::next();
     starts.spawn(async move {
-        let result = run(spec, slot, &mut wanted).await;
+        let result = run(spec, slot, id, &mut wanted).await;
         let worker = result.as_ref().ok().map(Arc::clone);
         // An answer that was sent is dropped unread when the caller leaves before it looks.
         let received = answer.send(result).is_ok() && wanted.await.is_ok();
@@ -74,12 +75,15 @@ pub(super) async fn start(
     // An error only says that the start failed and its task waits for nothing.
     let _ = taken.send(());
     result.unwrap_or_else(|_| {
-        // Only a runtime that is being shut down drops the task before it answers.
+        // Its row stays, if it had one: nobody knows how far it came.
         Err(StartError {
-            worker: WorkerId(0),
+            worker: id,
             pid: None,
             phase: StartPhase::Reserve,
-            kind: StartErrorKind::Channel("the runtime is shutting down".into()),
+            kind: StartErrorKind::Channel(
+                "the start was cut off: its runtime is shutting down, or the launcher or the ledger panicked"
+                    .into(),
+            ),
             outcome: None,
             stderr_tail: String::new(),
         })
@@ -89,9 +93,9 @@ pub(super) async fn start(
 async fn run(
     spec: Arc<GrpcWorkerSpec>,
     slot: SlotId,
+    id: WorkerId,
     wanted: &mut oneshot::Receiver<()>,
 ) -> Result<Arc<dyn Worker>, StartError> {
-    let id = WorkerId::next();
     let mut progress = Progress {
         phase: StartPhase::Reserve,
         reserved: false,
@@ -102,10 +106,10 @@ async fn run(
     let kind = tokio::select! {
         biased;
         _ = wanted => StartErrorKind::Channel("the start was abandoned".into()),
-        result = timeout(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
-            Ok(Ok(worker)) => return Ok(worker),
-            Ok(Err(kind)) => kind,
-            Err(_) => StartErrorKind::Deadline(spec.start_deadline),
+        result = within(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
+            Some(Ok(worker)) => return Ok(worker),
+            Some(Err(kind)) => kind,
+            None => StartErrorKind::Deadline(spec.start_deadline),
         },
     };
     Err(undo(&spec, id, progress, kind).await)
