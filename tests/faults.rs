@@ -268,3 +268,42 @@ async fn shutdown_is_bounded_by_a_worker_that_ignores_cancel_and_sigterm() {
     // The runtime leaves by itself when its limits run out, without the GIL; whichever comes first, something was sent.
     assert!(matches!(steps[..], [EndStep::Term | EndStep::Kill]), "{steps:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_asked_to_leave_from_outside_loses_nobody() {
+    let pool = builder()
+        .workers(2)
+        .adapter("leaves_slowly")
+        .start()
+        .await
+        .unwrap();
+    let pids: Vec<_> = pool
+        .status()
+        .await
+        .workers
+        .iter()
+        .filter_map(|worker| worker.child.status.pid)
+        .collect();
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                for _ in 0..400 {
+                    pool.call::<_, Value>("slow:sleep", (0.001,)).await?;
+                }
+                Ok::<_, CallError>(())
+            })
+        })
+        .collect();
+    for pid in pids {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        snakepit::core::process::Pidfd::open(pid)
+            .unwrap()
+            .signal(libc::SIGTERM)
+            .unwrap();
+    }
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    pool.shutdown().await;
+}
