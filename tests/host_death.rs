@@ -63,7 +63,7 @@ async fn pids_in(file: &Path) -> Vec<u32> {
 }
 
 /// Kills the host in the middle of a call and returns how long it took until all of its processes were gone.
-async fn time_to_vanish(function: &str) -> Duration {
+async fn time_to_vanish(function: &str, stopped: bool) -> Duration {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pids");
     let mut args = vec![serde_json::to_string(&file).unwrap()];
@@ -78,6 +78,9 @@ async fn time_to_vanish(function: &str) -> Duration {
     // Long enough for the worker to be deep in its call.
     sleep(Duration::from_millis(100)).await;
     assert!(pids.iter().all(|pid| !is_gone(*pid)));
+    if stopped {
+        alive[0].signal(libc::SIGSTOP).unwrap();
+    }
     host.kill();
     let began = Instant::now();
     while !alive.iter().all(Pidfd::has_exited) {
@@ -91,10 +94,10 @@ async fn time_to_vanish(function: &str) -> Duration {
 }
 
 /// The promise is 100 ms; a machine that is busy with other tests may delay some of them, hardly all.
-async fn keeps_the_promise(function: &str) {
+async fn keeps_the_promise(function: &str, stopped: bool) {
     let mut times = Vec::new();
     for _ in 0..5 {
-        times.push(time_to_vanish(function).await);
+        times.push(time_to_vanish(function, stopped).await);
         if times
             .last()
             .is_some_and(|time| *time < Duration::from_millis(100))
@@ -107,10 +110,15 @@ async fn keeps_the_promise(function: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_c_code_holds_the_gil_goes_with_its_host() {
-    keeps_the_promise("holds_gil:announce_and_hold").await;
+    keeps_the_promise("holds_gil:announce_and_hold", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn children_and_daemons_of_a_worker_go_with_the_host() {
-    keeps_the_promise("forks:family").await;
+    keeps_the_promise("forks:family", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_takes_its_children_along_too() {
+    keeps_the_promise("forks:family", true).await;
 }
