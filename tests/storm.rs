@@ -1,7 +1,5 @@
 //! Workers that are killed all the time: every caller gets an answer or one precise error, and the pool recovers.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod common;
 
 use std::{sync::Arc, time::Duration};
