@@ -46,7 +46,7 @@ pub use stream::Items;
 use builder::Settings;
 use dispatch::{Dispatch, Seat};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::broadcast, task::JoinSet, time::timeout};
+use tokio::{sync::broadcast, task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -146,7 +146,7 @@ impl Pool {
             self.shared.settling.wait().await;
         };
         let Shutdown { drain, grace } = self.shared.settings.shutdown;
-        let mut ends = JoinSet::new();
+        let mut ends = Vec::new();
         if timeout(drain, finished).await.is_err() {
             tracing::warn!(
                 pool = self.name(),
@@ -156,8 +156,10 @@ impl Pool {
             ends = self.end_seats(Seat::is_busy, grace);
         }
         self.stop().await;
-        // An ending that is gone with its runtime has nothing to tell.
-        while ends.join_next().await.is_some() {}
+        for end in ends {
+            // An ending that is gone with its runtime has nothing to tell.
+            let _ = end.await;
+        }
     }
 
     /// Ends the pool at once: waiting calls are refused, running ones lose their worker.
@@ -166,26 +168,24 @@ impl Pool {
     /// The ending of the workers goes on when the future is dropped.
     pub async fn kill(&self) {
         self.shared.dispatch.drain();
-        let mut ends = self.end_seats(|_| true, Duration::ZERO);
+        let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
-        // An ending that is gone with its runtime has nothing to tell.
-        while ends.join_next().await.is_some() {}
+        for end in ends {
+            // An ending that is gone with its runtime has nothing to tell.
+            let _ = end.await;
+        }
     }
 
-    /// Ends workers without a drain. A starter that ends its worker meanwhile joins: the shorter times win.
-    fn end_seats(&self, which: impl Fn(&Seat) -> bool, grace: Duration) -> JoinSet<EndReport> {
-        let mut ends = JoinSet::new();
-        for seat in self
-            .shared
-            .dispatch
-            .seats()
-            .into_iter()
-            .filter(|seat| which(seat))
-        {
+    /// Ends workers without a drain, also when nobody waits for it. A starter that ends its worker meanwhile joins: the
+    /// shorter times win.
+    fn end_seats(&self, which: impl Fn(&Seat) -> bool, grace: Duration) -> Vec<JoinHandle<EndReport>> {
+        let mut seats = self.shared.dispatch.seats();
+        seats.retain(|seat| which(seat));
+        let end = |seat: Arc<Seat>| {
             let end = async move { seat.worker.end(Duration::ZERO, grace).await };
-            ends.spawn_on(end, &self.shared.runtime);
-        }
-        ends
+            self.shared.runtime.spawn(end)
+        };
+        seats.into_iter().map(end).collect()
     }
 
     async fn stop(&self) {

@@ -202,3 +202,14 @@ fn a_pool_may_be_dropped_outside_of_its_runtime_and_outlive_it() {
     drop(pool);
     assert_eq!(factory.journal().live_in_all(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_goes_on_at_once_when_its_future_is_dropped() {
+    let factory = FakeWorkerFactory::new().with_end_taking(Duration::from_secs(100));
+    let pool = builder(&factory).start().await.unwrap();
+    let worker = factory.worker(SlotId(0)).unwrap();
+    assert!(timeout(Duration::ZERO, pool.kill()).await.is_err());
+    sleep(Duration::from_millis(1)).await;
+    assert!(worker.ends_asked().contains(&(Duration::ZERO, Duration::ZERO)));
+    pool.kill().await;
+}

@@ -136,8 +136,8 @@ impl PoolBuilder {
     }
 
     /// How [`Pool::shutdown`] ends calls and workers. Default: 5 s for calls to finish, 5 s from SIGTERM to SIGKILL.
-    /// In between, workers are asked to run their stop hooks and to leave: again for as long as the calls had, at most
-    /// 2 s, after which the worker interrupts a call that still runs.
+    /// In between, a worker without a call is asked to run its stop hooks and to leave, within as long as the calls had and
+    /// at most 2 s; one with a call is sent SIGTERM at once.
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
         Self { shutdown, ..self }
     }
