@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{Undertaker, fixtures, is_gone};
-use snakepit::core::process::Pidfd;
+use snakepit::core::process::{Pidfd, Stat};
 use tokio::time::{Instant, sleep};
 
 /// A host program in a process of its own, ended with the test.
@@ -20,8 +20,9 @@ struct Host(Child);
 
 impl Host {
     fn calls(function: &str, args: &[String]) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_snakepit"))
-            .args(["call", function])
+        // In a session of its own: whoever adopts a stopped worker is outside of it, so the kernel lets the worker go on.
+        let child = Command::new("setsid")
+            .args([env!("CARGO_BIN_EXE_snakepit"), "call", function])
             .args(args)
             .args(["--workers", "1", "--path"])
             .arg(fixtures())
@@ -80,6 +81,10 @@ async fn time_to_vanish(function: &str, stopped: bool) -> Duration {
     assert!(pids.iter().all(|pid| !is_gone(*pid)));
     if stopped {
         alive[0].signal(libc::SIGSTOP).unwrap();
+        common::until("the worker is stopped", async || {
+            Stat::read(pids[0]).unwrap().state == b'T'
+        })
+        .await;
     }
     host.kill();
     let began = Instant::now();
