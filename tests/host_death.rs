@@ -63,6 +63,15 @@ async fn pids_in(file: &Path) -> Vec<u32> {
     }
 }
 
+/// Whether every thread of a process has stopped; only then has the process.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = tasks.map(|task| fs::read(task.unwrap().path().join("stat")).unwrap());
+    stats
+        .map(|stat| Stat::parse(&stat).unwrap())
+        .all(|stat| stat.state == b'T')
+}
+
 /// Kills the host in the middle of a call and returns how long it took until all of its processes were gone.
 async fn time_to_vanish(function: &str, stopped: bool) -> Duration {
     let dir = tempfile::tempdir().unwrap();
@@ -81,10 +90,7 @@ async fn time_to_vanish(function: &str, stopped: bool) -> Duration {
     assert!(pids.iter().all(|pid| !is_gone(*pid)));
     if stopped {
         alive[0].signal(libc::SIGSTOP).unwrap();
-        common::until("the worker is stopped", async || {
-            Stat::read(pids[0]).unwrap().state == b'T'
-        })
-        .await;
+        common::until("the worker is stopped", async || is_stopped(pids[0])).await;
     }
     host.kill();
     let began = Instant::now();
