@@ -130,3 +130,35 @@ async fn a_cancel_never_hits_the_next_call() {
     }
     pool.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_call_does_not_stay_behind_a_long_one_while_another_worker_is_free() {
+    let pool = builder().workers(2).start().await.unwrap();
+    let shorts = |count: usize| {
+        let calls = (0..count).map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let began = Instant::now();
+                pool.call::<_, u32>("slow:pid", ()).await.unwrap();
+                began.elapsed()
+            })
+        });
+        calls.collect::<Vec<_>>()
+    };
+    for call in shorts(200) {
+        call.await.unwrap();
+    }
+    // Many short calls with a long one among them: some short ones were sent after it before it was known to be long.
+    let mut calls = shorts(50);
+    let long = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.call::<_, Value>("slow:sleep", (5,)).await }
+    });
+    calls.extend(shorts(200));
+    for call in calls {
+        let took = call.await.unwrap();
+        assert!(took < Duration::from_secs(4), "a short call took {took:?}");
+    }
+    long.await.unwrap().unwrap();
+    pool.shutdown().await;
+}

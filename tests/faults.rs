@@ -196,11 +196,17 @@ async fn a_worker_that_computes_with_the_gil_held_is_not_taken_for_dead() {
 async fn a_kill_from_outside_costs_one_caller_and_the_others_go_on() {
     let pool = builder().workers(3).start().await.unwrap();
     let mut events = pool.events();
+    let dir = tempfile::tempdir().unwrap();
+    let begun = dir.path().join("begun");
     let doomed = tokio::spawn({
-        let pool = pool.clone();
-        async move { pool.call::<_, Value>("slow:sleep", (60,)).await }
+        let (pool, begun) = (pool.clone(), begun.clone());
+        async move {
+            pool.call::<_, Value>("slow:announce_and_sleep", (begun, 60))
+                .await
+        }
     });
-    until("it runs", async || pool.status().await.busy == 1).await;
+    // A call that has not begun would be executed by another worker instead.
+    until("it runs", async || begun.exists()).await;
     let status = pool.status().await;
     let busy = status
         .workers

@@ -1,5 +1,7 @@
 //! Workers that are killed all the time: every caller gets an answer or one precise error, and the pool recovers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};
@@ -16,11 +18,20 @@ use tokio::time::sleep;
 
 const WORKERS: usize = 4;
 const CALLERS: usize = 8;
-const CALLS: usize = 25;
 const KILLS: usize = 16;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_is_answered_once_while_workers_are_killed() {
+    storm(25, 0.01).await;
+}
+
+/// Short calls wait in their workers for each other: those that a kill finds waiting are nobody's loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_costs_one_call_at_most_also_where_others_wait_behind_it() {
+    storm(400, 0.0).await;
+}
+
+async fn storm(calls: usize, seconds: f64) {
     let ledger = Arc::new(MemoryLedger::new());
     let pool = builder()
         .workers(WORKERS)
@@ -33,9 +44,9 @@ async fn every_call_is_answered_once_while_workers_are_killed() {
             let pool = pool.clone();
             tokio::spawn(async move {
                 let (mut answered, mut lost) = (0, 0);
-                for call in 0..CALLS {
-                    let number = i64::try_from(caller * CALLS + call).unwrap();
-                    match pool.call::<_, Value>("slow:echo_after", (number, 0.01)).await {
+                for call in 0..calls {
+                    let number = i64::try_from(caller * calls + call).unwrap();
+                    match pool.call::<_, Value>("slow:echo_after", (number, seconds)).await {
                         Ok(answer) => {
                             assert_eq!(answer, Value::Int(number), "somebody else's answer");
                             answered += 1;
@@ -63,12 +74,14 @@ async fn every_call_is_answered_once_while_workers_are_killed() {
             let _ = pidfd.signal(libc::SIGKILL);
         }
     }
-    let mut total = 0;
+    let (mut total, mut all_lost) = (0, 0);
     for caller in callers {
         let (answered, lost) = caller.await.unwrap();
         total += answered + lost;
+        all_lost += lost;
     }
-    assert_eq!(total, CALLERS * CALLS);
+    assert!(all_lost <= KILLS, "{all_lost} calls were lost to {KILLS} kills");
+    assert_eq!(total, CALLERS * calls);
     until("all serve again", async || pool.status().await.ready == WORKERS).await;
     let status = pool.status().await;
     assert_eq!((status.busy, status.queued), (0, 0));

@@ -2,7 +2,8 @@
 //!
 //! A worker that was given its channel as standard input blocks on this preamble and does nothing else: it is
 //! the gate that the host opens once the worker's identity is on record. The fixed part travels in one
-//! message together with one or more descriptors (`SCM_RIGHTS`, unix(7)); the first is the control socket.
+//! message together with one or more descriptors (`SCM_RIGHTS`, unix(7)); the first is the control socket, the second,
+//! where there is one, the [`journal`].
 //!
 //! ```text
 //! offset  size  content
@@ -20,6 +21,18 @@ pub const VERSION: u16 = 1;
 pub const LEN: usize = 16;
 /// The largest body a reader accepts, in bytes.
 pub const MAX_BODY: u32 = 64 * 1024;
+
+/// The journal: a memory file in which a worker notes each call before it begins.
+///
+/// It outlives the worker, so a host knows of every call that was under way whether it had begun. A worker that has the
+/// ability `journal` writes the id of its n-th call, counted from 0, as a native-endian 64-bit number into entry
+/// `n % ENTRIES`, in the same step in which it decides that the call begins.
+pub mod journal {
+    /// Entries; far more than a host lets be under way at the same time.
+    pub const ENTRIES: usize = 8;
+    /// Size of the file in bytes.
+    pub const LEN: usize = ENTRIES * size_of::<u64>();
+}
 
 /// The fixed part of a preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,6 +74,9 @@ impl Engine {
             () = self.shared.until_prepared() => {}
             _ = self.shared.until_shutdown() => return Err(refused(Refusal::ShuttingDown)),
         }
+        if self.shared.identity.inherited {
+            self.send_answers_first().await;
+        }
         if let Ok(turn) = self.turn.try_lock() {
             return Ok(turn);
         }
@@ -86,6 +89,17 @@ impl Engine {
             Err(refused(Refusal::Cancelled))
         } else {
             Ok(turn)
+        }
+    }
+
+    /// Lets the connection, which lives on this very thread, send what has been answered: it must not wait for the next call.
+    async fn send_answers_first(&self) {
+        // The connection's turn comes with the first yield; a bound, since there is none once it has ended.
+        for _ in 0..8 {
+            if !self.shared.slot.has_unsent_answer() {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
     }
 

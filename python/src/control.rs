@@ -88,7 +88,11 @@ impl WorkerControl for Control {
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: self.shared.identity.runtime.clone(),
             concurrency: 1,
-            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+            capabilities: CAPABILITIES
+                .into_iter()
+                .chain(self.shared.slot.has_journal().then_some("journal"))
+                .map(str::to_owned)
+                .collect(),
         }))
     }
 
@@ -122,7 +126,11 @@ impl WorkerControl for Control {
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
-        let was_running = self.shared.slot.cancel(request.into_inner().call_id);
+        let CancelRequest {
+            call_id,
+            only_waiting,
+        } = request.into_inner();
+        let was_running = self.shared.slot.cancel(call_id, only_waiting);
         Ok(Response::new(CancelResponse { was_running }))
     }
 

@@ -71,11 +71,16 @@ pub(crate) fn serve(
         .call1((signals.as_raw_fd(), inherited))?;
 
     let (endpoint, calls, from_command_line) = match opened {
-        Opened::Inherited(channel) => (
-            Endpoint::Inherited(channel.control),
-            Calls::Inline(channel.data),
-            (adapters, paths),
-        ),
+        Opened::Inherited(channel) => {
+            if let Some(journal) = channel.journal {
+                shared.slot.keep_journal(journal);
+            }
+            (
+                Endpoint::Inherited(channel.control),
+                Calls::Inline(channel.data),
+                (adapters, paths),
+            )
+        }
         Opened::Listening(listener, channel) => {
             if let Channel::Unix(path) = &channel {
                 listener.register(path, &shared);

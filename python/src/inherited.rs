@@ -22,6 +22,8 @@ pub(crate) struct Inherited {
     pub(crate) data: UnixStream,
     /// Serves everything else.
     pub(crate) control: UnixStream,
+    /// Where calls that begin are noted; older hosts have none.
+    pub(crate) journal: Option<sys::Journal>,
 }
 
 /// Why standard input is no channel.
@@ -69,9 +71,9 @@ pub(crate) fn accept(interrupted: impl Fn() -> bool) -> Result<Option<Inherited>
 
     let mut fixed = [0; preamble::LEN];
     let mut received = 0;
-    let mut control = None;
+    let mut descriptors = Vec::new();
     while received < fixed.len() {
-        match receive(stdin.as_fd(), &mut fixed[received..], &mut control) {
+        match receive(stdin.as_fd(), &mut fixed[received..], &mut descriptors) {
             Ok(0) if received == 0 => return Ok(None),
             Ok(0) => return Err(ChannelError::Truncated),
             Ok(count) => received += count,
@@ -88,17 +90,27 @@ pub(crate) fn accept(interrupted: impl Fn() -> bool) -> Result<Option<Inherited>
     let mut body = vec![0; preamble.body_len as usize];
     data.read_exact(&mut body).map_err(ChannelError::Io)?;
 
-    let control = control.ok_or(ChannelError::NoControl)?;
+    let mut descriptors = descriptors.into_iter();
+    let control = descriptors.next().ok_or(ChannelError::NoControl)?;
     let control = UnixStream::from(move_high(control.as_fd()).map_err(ChannelError::Io)?);
     sys::null_stdin().map_err(ChannelError::Io)?;
-    Ok(Some(Inherited { data, control }))
+    let journal = descriptors
+        .next()
+        .map(|fd| sys::Journal::map(&fd))
+        .transpose()
+        .map_err(ChannelError::Io)?;
+    Ok(Some(Inherited {
+        data,
+        control,
+        journal,
+    }))
 }
 
-/// One `recvmsg`; keeps the first descriptor that arrives and closes the others.
+/// One `recvmsg`; keeps the descriptors that arrive.
 fn receive(
     socket: std::os::fd::BorrowedFd<'_>,
     into: &mut [u8],
-    control: &mut Option<OwnedFd>,
+    descriptors: &mut Vec<OwnedFd>,
 ) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -109,10 +121,8 @@ fn receive(
         RecvFlags::CMSG_CLOEXEC,
     )?;
     for part in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = part {
-            for descriptor in descriptors {
-                control.get_or_insert(descriptor);
-            }
+        if let RecvAncillaryMessage::ScmRights(arrived) = part {
+            descriptors.extend(arrived);
         }
     }
     Ok(message.bytes)

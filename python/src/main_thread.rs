@@ -58,8 +58,10 @@ impl MainLoop {
         let router = Arc::new(Router::new().with_data(Data::Inline(Arc::clone(&self.engine))));
         let flush = Arc::new(tokio::sync::Notify::new());
         let told = Arc::clone(&flush);
+        let slot = Arc::clone(&self.shared);
+        let sent = move || slot.slot.answer_sent();
         let mut connection =
-            tokio::spawn(async move { serve::inherited(socket, router, told.notified()).await });
+            tokio::spawn(async move { serve::inherited(socket, router, told.notified(), sent).await });
         let lost = async {
             // How the task ended says nothing that its end does not.
             let _ = (&mut connection).await;

@@ -1,7 +1,15 @@
 //! HTTP/2 on one socket, without a transport server around it: hyper's connection and a router over the
 //! generated services.
 
-use std::{convert::Infallible, future::Future, io, os::unix::net::UnixStream, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    os::unix::net::UnixStream,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
@@ -27,7 +35,8 @@ const MAX_STREAMS: u32 = 100_000;
 /// How long a connection may take to flush when the worker leaves.
 pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(250);
 
-/// Serves one inherited connection; as [`connection`], with messages that leave in one piece.
+/// Serves one inherited connection; as [`connection`], with messages that leave in one piece. Calls `sent` whenever what was
+/// to be said has been.
 ///
 /// # Errors
 /// When the socket cannot be registered.
@@ -35,12 +44,18 @@ pub(crate) async fn inherited(
     socket: UnixStream,
     router: Arc<Router>,
     leave: impl Future<Output = ()>,
+    sent: impl Fn(),
 ) -> io::Result<()> {
     let (stream, output) = ChannelStream::new(socket)?;
     let connection = Box::pin(http2(stream, router));
     let mut connection = Coalesced::new(connection, output);
+    let served = poll_fn(|cx| {
+        let done = Pin::new(&mut connection).poll(cx);
+        sent();
+        done
+    });
     tokio::select! {
-        _ = &mut connection => {}
+        _ = served => {}
         () = leave => {
             connection.get_mut().as_mut().graceful_shutdown();
             let _ = timeout(FLUSH_LIMIT, connection).await;

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::sys::MainThread;
+use crate::sys::{Journal, MainThread};
 
 /// How many finished call ids are remembered, so that a late cancel is told from an early one.
 const FINISHED: usize = 64;
@@ -66,6 +66,7 @@ struct State {
     tickets: u64,
     finished: VecDeque<u64>,
     early: VecDeque<u64>,
+    begun: u64,
     calls: u64,
     draining: bool,
 }
@@ -84,11 +85,14 @@ pub(crate) struct Activity {
 pub(crate) struct Slot {
     state: Mutex<State>,
     main: MainThread,
+    journal: OnceLock<Journal>,
     /// Woken when the running call is cancelled while no user code runs (a stream that waits for credit).
     pub(crate) cancelled: Notify,
     /// Woken at the end of every call while draining.
     pub(crate) ended: Notify,
     draining: AtomicBool,
+    /// A call has ended whose answer has not been sent yet.
+    unsent: AtomicBool,
 }
 
 impl Slot {
@@ -96,10 +100,33 @@ impl Slot {
         Self {
             state: Mutex::default(),
             main,
+            journal: OnceLock::new(),
             cancelled: Notify::new(),
             ended: Notify::new(),
             draining: AtomicBool::new(false),
+            unsent: AtomicBool::new(false),
         }
+    }
+
+    /// What was answered has been sent.
+    pub(crate) fn answer_sent(&self) {
+        self.unsent.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the answer of the call before still has to be sent.
+    pub(crate) fn has_unsent_answer(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Notes calls that begin from now on.
+    pub(crate) fn keep_journal(&self, journal: Journal) {
+        // Set once, before the first call; a second one would be a mistake without consequence.
+        let _ = self.journal.set(journal);
+    }
+
+    /// Whether calls that begin are noted.
+    pub(crate) fn has_journal(&self) -> bool {
+        self.journal.get().is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -139,6 +166,11 @@ impl Slot {
             state.early.remove(at);
             return Err(Refusal::Cancelled);
         }
+        // Under the lock, as is every cancel: a call that is not noted when a cancel is answered never begins.
+        if let Some(journal) = self.journal.get() {
+            journal.note(state.begun, info.call_id);
+            state.begun += 1;
+        }
         let started = Instant::now();
         state.current = Some(Current {
             info,
@@ -159,6 +191,7 @@ impl Slot {
             }
             state.finished.push_back(current.info.call_id);
             state.calls += 1;
+            self.unsent.store(true, Ordering::Relaxed);
         }
         drop(state);
         self.tell_ended();
@@ -205,15 +238,17 @@ impl Slot {
             .is_some_and(|current| current.cancel_requested)
     }
 
-    /// Cancels a call by id; true when it runs or waits.
-    pub(crate) fn cancel(&self, call_id: u64) -> bool {
+    /// Cancels a call by id, or `only_waiting` if it has not begun; true when it runs or waits.
+    pub(crate) fn cancel(&self, call_id: u64, only_waiting: bool) -> bool {
         let mut state = self.lock();
         if state
             .current
             .as_ref()
             .is_some_and(|current| current.info.call_id == call_id)
         {
-            self.interrupt(&mut state);
+            if !only_waiting {
+                self.interrupt(&mut state);
+            }
             return true;
         }
         if let Some(waiting) = state

@@ -4,7 +4,13 @@
     reason = "libc calls without a safe wrapper, each with its invariant"
 )]
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use snakepit_proto::preamble::journal;
 
 /// The signal that interrupts the running call: `SIGRTMIN + 1`.
 ///
@@ -40,6 +46,49 @@ pub(crate) fn block_all_signals() {
     unsafe { libc::sigfillset(set.as_mut_ptr()) };
     // SAFETY: `sigfillset` above initialised the set, and the old mask is not asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// The host's journal of calls, mapped: a store costs nothing, and user code that closes descriptors does not meet it.
+#[derive(Debug)]
+pub(crate) struct Journal(&'static [AtomicU64; journal::ENTRIES]);
+
+impl Journal {
+    /// Maps the journal for the life of the process.
+    ///
+    /// # Errors
+    /// When the file is too short or cannot be mapped.
+    pub(crate) fn map(fd: &OwnedFd) -> io::Result<Self> {
+        if rustix::fs::fstat(fd)?.st_size < journal::LEN as i64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the journal is too short",
+            ));
+        }
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping of an open file at an address of the kernel's choice touches no memory in use.
+        let page = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                journal::LEN,
+                protection,
+                flags,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping is page-aligned, of that length and never unmapped; the host seals the file against shrinking
+        // and only reads it, and every access here is atomic.
+        Ok(Self(unsafe { &*page.cast::<[AtomicU64; journal::ENTRIES]>() }))
+    }
+
+    /// Notes the worker's call number `number`.
+    pub(crate) fn note(&self, number: u64, call_id: u64) {
+        let entry = usize::try_from(number % journal::ENTRIES as u64).unwrap_or(0);
+        self.0[entry].store(call_id, Ordering::Release);
+    }
 }
 
 /// Tells the allocator to keep up to 16 MiB of freed memory, which serves the next large value.

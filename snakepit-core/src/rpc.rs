@@ -3,11 +3,13 @@
 pub mod codec;
 mod connection;
 mod error;
+mod journal;
 mod preamble;
 mod value;
 
 pub use codec::CodecError;
 pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
+pub(crate) use journal::Journal;
 pub(crate) use preamble::send_preamble;
 pub use value::{ArrayError, Element, NdArray, Value};

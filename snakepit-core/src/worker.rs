@@ -35,6 +35,19 @@ pub trait Worker: Send + Sync + fmt::Debug {
     /// How calls reach it.
     fn client(&self) -> Arc<dyn WorkerClient>;
 
+    /// Calls that may be under way on it at the same time; it runs one, the others wait in it. More than one only for a
+    /// worker whose [`has_begun`](Self::has_begun) tells, so that calls that wait can be taken back. Default 1.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Whether a call that is under way has begun to execute; `None` where that cannot be told. After the worker has
+    /// ended, or has answered a [`recall`](WorkerClient::recall), `false` is final. Default `None`.
+    fn has_begun(&self, call_id: u64) -> Option<bool> {
+        let _ = call_id;
+        None
+    }
+
     /// Declares the worker unfit to serve, once: [`down`](Self::down) resolves with this reason and whoever
     /// supervises it ends and replaces it. Later reasons are ignored.
     fn condemn(&self, reason: DownReason);

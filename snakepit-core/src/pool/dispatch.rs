@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -40,8 +41,21 @@ pub(super) struct Seat {
     pub(super) client: Arc<dyn WorkerClient>,
     /// It must not be called any more.
     gone: AtomicBool,
+    /// Calls it was lent to and has not been given back from; changed under the pool's lock.
+    lent: AtomicUsize,
     calls: AtomicU64,
-    busy_since: Mutex<Option<Instant>>,
+    load: Mutex<Load>,
+}
+
+/// What a worker is busy with.
+#[derive(Debug)]
+struct Load {
+    /// Calls sent to it and not over.
+    calls: usize,
+    /// Since when the first of them can have been running.
+    since: Option<Instant>,
+    /// How long the last one ran.
+    last: Duration,
 }
 
 /// Why no worker was lent.
@@ -54,6 +68,26 @@ pub(super) enum Refusal {
 
 type Grant = Result<Lease, Refusal>;
 
+/// A caller in the queue.
+#[derive(Debug)]
+struct Queued {
+    answer: oneshot::Sender<Grant>,
+    turn: Turn,
+}
+
+/// How a caller wants to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// It may wait in a worker instead of the queue, since it can be taken back from there.
+    pub(super) ahead: bool,
+    /// It has waited before, and goes first.
+    pub(super) first: bool,
+}
+
+/// A call waits in a worker only behind calls as short as this: the way to the host and back is what that saves, and it is
+/// nothing to longer ones.
+const SHORT: Duration = Duration::from_millis(1);
+
 /// What the pool knows of a slot that does not serve.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -65,7 +99,7 @@ struct Trouble {
 struct State {
     phase: Phase,
     idle: Vec<Arc<Seat>>,
-    waiting: VecDeque<oneshot::Sender<Grant>>,
+    waiting: VecDeque<Queued>,
     seats: BTreeMap<SlotId, Arc<Seat>>,
     lent: usize,
     trouble: BTreeMap<SlotId, Trouble>,
@@ -121,7 +155,7 @@ impl Dispatch {
     ///
     /// # Cancel safety
     /// A caller that leaves is never lent a worker; one it was just granted goes on to the next.
-    pub(super) async fn checkout(self: &Arc<Self>) -> Grant {
+    pub(super) async fn checkout(self: &Arc<Self>, turn: Turn) -> Grant {
         let granted = {
             let mut state = self.lock();
             if state.phase.refuses() {
@@ -129,23 +163,29 @@ impl Dispatch {
             }
             if let Some(seat) = state.idle.pop() {
                 state.lent += 1;
+                let lease = Lease::new(Arc::clone(self), seat);
                 drop(state);
-                return Ok(Lease::new(Arc::clone(self), seat));
+                return Ok(lease);
             }
             if let Some(refusal) = state.nobody(self.slots) {
                 return Err(refusal);
             }
             let waiting = self.waiters.load(Ordering::Relaxed);
-            if let Some(limit) = self.limit.filter(|limit| waiting >= *limit) {
+            if let Some(limit) = self.limit.filter(|limit| waiting >= *limit && !turn.first) {
                 return Err(Refusal::Full { waiting, limit });
             }
             // Callers that left are skipped when their turn comes; should many leave while no worker comes free,
             // they are cleared out here, at a constant cost per caller.
             if state.waiting.len() > 2 * waiting + 16 {
-                state.waiting.retain(|waiter| !waiter.is_closed());
+                state.waiting.retain(|waiter| !waiter.answer.is_closed());
             }
-            let (waiter, granted) = oneshot::channel();
-            state.waiting.push_back(waiter);
+            let (answer, granted) = oneshot::channel();
+            let waiter = Queued { answer, turn };
+            if turn.first {
+                state.waiting.push_front(waiter);
+            } else {
+                state.waiting.push_back(waiter);
+            }
             self.waiters.fetch_add(1, Ordering::Relaxed);
             granted
         };
@@ -160,6 +200,7 @@ impl Dispatch {
     pub(super) fn give_back(self: &Arc<Self>, seat: Arc<Seat>) {
         let mut state = self.lock();
         state.lent -= 1;
+        seat.take_back();
         self.hand_on(&mut state, seat);
         let quiet = state.is_quiet();
         drop(state);
@@ -168,30 +209,45 @@ impl Dispatch {
         }
     }
 
+    /// Lends a worker that was given back, or is new: to the next in the queue, to one more who waits in the worker if that is
+    /// worth it, or to nobody.
     fn hand_on(self: &Arc<Self>, state: &mut State, seat: Arc<Seat>) {
         if seat.is_gone() {
             return;
         }
-        let mut seat = seat;
-        while let Some(waiter) = state.waiting.pop_front() {
-            match waiter.send(Ok(Lease::new(Arc::clone(self), seat))) {
+        while seat.has_room() {
+            let Some(next) = state.waiting.front() else { break };
+            if seat.is_lent() && !next.turn.ahead {
+                break;
+            }
+            let Some(waiter) = state.waiting.pop_front() else {
+                break;
+            };
+            match waiter
+                .answer
+                .send(Ok(Lease::new(Arc::clone(self), Arc::clone(&seat))))
+            {
                 Ok(()) => {
                     self.waiters.fetch_sub(1, Ordering::Relaxed);
                     state.lent += 1;
-                    return;
+                    if !waiter.turn.ahead {
+                        break;
+                    }
                 }
                 // That caller has left. Its lease must not give the worker back: we hold the lock.
-                Err(Ok(lease)) => seat = lease.defuse(),
+                Err(Ok(lease)) => lease.defuse(),
                 Err(Err(_)) => unreachable!("a lease was sent"),
             }
         }
-        state.idle.push(seat);
+        if !seat.is_lent() {
+            state.idle.push(seat);
+        }
     }
 
     fn refuse_all(&self, state: &mut State, refusal: &Refusal) {
         for waiter in state.waiting.drain(..) {
             // Those that have left have counted themselves out.
-            if waiter.send(Err(refusal.clone())).is_ok() {
+            if waiter.answer.send(Err(refusal.clone())).is_ok() {
                 self.waiters.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -282,7 +338,7 @@ impl Dispatch {
             let seat = state.seats.get(&child.status.slot);
             WorkerStatus {
                 calls: seat.map_or(0, |seat| seat.calls.load(Ordering::Relaxed)),
-                busy_for: seat.and_then(|seat| Some(now - (*seat.busy()).as_ref().copied()?)),
+                busy_for: seat.and_then(|seat| Some(now - seat.load().since?)),
                 child,
             }
         });
@@ -291,7 +347,7 @@ impl Dispatch {
             phase: state.phase,
             workers: workers.collect(),
             ready: state.seats.len(),
-            busy: state.lent,
+            busy: state.seats.values().filter(|seat| seat.is_lent()).count(),
             queued: self.waiters.load(Ordering::Relaxed),
             queue_limit: self.limit,
             last_start_error: state.last_error.clone(),
@@ -343,7 +399,7 @@ impl Drop for Waiter<'_> {
 
 impl State {
     fn is_quiet(&self) -> bool {
-        self.lent == 0 && self.waiting.iter().all(oneshot::Sender::is_closed)
+        self.lent == 0 && self.waiting.iter().all(|waiter| waiter.answer.is_closed())
     }
 
     /// A refusal when no slot serves and none is about to.
@@ -372,8 +428,13 @@ impl Seat {
             worker,
             client,
             gone: AtomicBool::new(false),
+            lent: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
-            busy_since: Mutex::new(None),
+            load: Mutex::new(Load {
+                calls: 0,
+                since: None,
+                last: Duration::MAX,
+            }),
         }
     }
 
@@ -388,22 +449,65 @@ impl Seat {
 
     /// Whether a call is on it.
     pub(super) fn is_busy(&self) -> bool {
-        self.busy().is_some()
+        self.load().calls > 0
     }
 
-    fn busy(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.busy_since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed) > 0
     }
 
-    /// A call begins on it; returns its id, unique within this worker.
+    /// Whether more than one call has it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lent.load(Ordering::Relaxed) > 1
+    }
+
+    /// Counts a lease. Called under the pool's lock.
+    pub(super) fn lend(&self) {
+        self.lent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a lease out. Called under the pool's lock.
+    pub(super) fn take_back(&self) {
+        self.lent.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether one more call may be sent to it: any to an idle one, a further one only behind short calls.
+    fn has_room(&self) -> bool {
+        match self.lent.load(Ordering::Relaxed) {
+            0 => true,
+            lent => lent < self.worker.depth() && self.load().last < SHORT,
+        }
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call is sent to it; returns its id, unique within this worker.
     pub(super) fn begin(&self, now: Instant) -> u64 {
-        *self.busy() = Some(now);
+        let mut load = self.load();
+        load.calls += 1;
+        load.since.get_or_insert(now);
+        drop(load);
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Its call is over.
-    pub(super) fn finish(&self) {
-        *self.busy() = None;
+    /// A call that ran on it is over: the next one runs now.
+    pub(super) fn finish(&self, now: Instant) {
+        let mut load = self.load();
+        load.calls = load.calls.saturating_sub(1);
+        load.last = load.since.map_or(Duration::MAX, |since| now - since);
+        load.since = (load.calls > 0).then_some(now);
+    }
+
+    /// A call that never ran on it was taken back, since the one before it takes long.
+    pub(super) fn forgo(&self) {
+        let mut load = self.load();
+        load.calls = load.calls.saturating_sub(1);
+        load.last = Duration::MAX;
+        if load.calls == 0 {
+            load.since = None;
+        }
     }
 }
 

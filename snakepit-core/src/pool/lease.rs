@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::dispatch::{Dispatch, Seat};
 use crate::{
     clock::within,
@@ -20,24 +22,60 @@ pub(super) struct Lease {
     /// `None` once it must not give the worker back.
     dispatch: Option<Arc<Dispatch>>,
     seat: Arc<Seat>,
+    /// The call, once it was sent.
+    call_id: Option<u64>,
 }
 
 impl Lease {
+    /// Made under the pool's lock.
     pub(super) fn new(dispatch: Arc<Dispatch>, seat: Arc<Seat>) -> Self {
+        seat.lend();
         Self {
             dispatch: Some(dispatch),
             seat,
+            call_id: None,
         }
+    }
+
+    /// Whether the worker can have more than one call.
+    pub(super) fn can_share(&self) -> bool {
+        self.seat.worker.depth() > 1
+    }
+
+    /// Whether the call waits in the worker for another one. Which of them came first is the worker's to say: they were
+    /// sent by different tasks.
+    pub(super) fn waits_behind(&self) -> bool {
+        self.seat.is_shared() && self.has_not_begun()
+    }
+
+    /// The call is sent now; returns its id.
+    pub(super) fn begin(&mut self, now: Instant) -> u64 {
+        let call_id = self.seat.begin(now);
+        self.call_id = Some(call_id);
+        call_id
+    }
+
+    /// Whether the call has certainly not begun; `false` also when that cannot be told.
+    pub(super) fn has_not_begun(&self) -> bool {
+        self.call_id
+            .is_some_and(|call_id| self.seat.worker.has_begun(call_id) == Some(false))
     }
 
     pub(super) fn seat(&self) -> &Seat {
         &self.seat
     }
 
-    /// The worker, without giving it back.
-    pub(super) fn defuse(mut self) -> Arc<Seat> {
+    /// Undoes the lending, under the pool's lock, as if it had never been.
+    pub(super) fn defuse(mut self) {
         self.dispatch = None;
-        Arc::clone(&self.seat)
+        self.seat.take_back();
+    }
+
+    /// The call was taken back from the worker and never runs.
+    pub(super) fn forgo(mut self) {
+        if self.call_id.take().is_some() {
+            self.seat.forgo();
+        }
     }
 
     /// The worker's connection failed: learns why, and makes sure that it is not called again.
@@ -75,7 +113,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
-            self.seat.finish();
+            if self.call_id.take().is_some() {
+                self.seat.finish(Instant::now());
+            }
             dispatch.give_back(Arc::clone(&self.seat));
         }
     }

@@ -7,11 +7,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use snakepit_proto::v1::{CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::{
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
     Pool,
+    dispatch::Turn,
     error::{CallError, CallFailed, DeadlineExceeded, WorkerLost},
     lease::Lease,
     settle::{Settler, Underway},
@@ -29,6 +30,9 @@ const CREDIT: u32 = 16;
 
 /// Bytes of a message besides the function's name and the arguments: ids, lengths, tags.
 const OTHER_FIELDS: usize = 128;
+
+/// How long a call waits in a worker for the one before it. That one was expected to be short.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// A call being prepared.
 #[derive(Clone, Debug)]
@@ -123,27 +127,39 @@ impl<'a> Request<'a> {
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
         self.check_len()?;
         let mut attempt = Attempt::new(self);
+        let mut turn = Turn {
+            ahead: true,
+            first: false,
+        };
         loop {
-            let lease = attempt.checkout().await?;
-            let call_id = attempt.begin(&lease);
+            let mut lease = attempt.checkout(turn).await?;
+            turn.first = true;
+            let call_id = attempt.begin(&mut lease);
             let work = lease.seat().client.call(attempt.call_request(call_id));
             let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
-            match attempt.within(underway.work()).await {
-                Some(Ok(answer)) => {
-                    let lease = underway.finish();
-                    if is_shutting_down(&answer) {
-                        // Certainly not executed. That worker is leaving, so each turn takes another one.
-                        attempt.leaving(lease);
-                        continue;
-                    }
-                    return attempt.answer(lease, answer);
-                }
-                Some(Err(error)) => {
-                    let mut loss = attempt.lost(underway.finish(), error);
-                    return Err(attempt.explain(&mut loss).await);
-                }
+            let Some(answer) = attempt.within(attended(&mut underway)).await else {
                 // Dropping what is under way cancels the call and gives the worker back when it has stopped.
-                None => return Err(attempt.overdue()),
+                return Err(attempt.overdue());
+            };
+            match answer {
+                // The call before it takes long: some other worker may be free sooner.
+                None => {}
+                Some(Ok(answer)) if is_shutting_down(&answer) => {
+                    // Certainly not executed. That worker is leaving, so each turn takes another one.
+                    attempt.leaving(underway.finish());
+                }
+                Some(Ok(answer)) => return attempt.answer(underway.finish(), answer),
+                Some(Err(error)) => {
+                    let lease = underway.finish();
+                    let worker = Arc::clone(&lease.seat().worker);
+                    let mut loss = attempt.lost(lease, error);
+                    let error = attempt.explain(&mut loss).await;
+                    // What a worker that has ended did not begin was certainly not executed.
+                    let ended = matches!(&error, CallError::WorkerLost(lost) if lost.down.outcome.is_some());
+                    if !ended || worker.has_begun(call_id) != Some(false) {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -159,8 +175,13 @@ impl<'a> Request<'a> {
         self.check_len()?;
         let credit = self.credit;
         let mut attempt = Attempt::new(self);
-        let lease = attempt.checkout().await?;
-        let call_id = attempt.begin(&lease);
+        let mut lease = attempt
+            .checkout(Turn {
+                ahead: false,
+                first: false,
+            })
+            .await?;
+        let call_id = attempt.begin(&mut lease);
         let request = attempt.call_request(call_id);
         let work = lease.seat().client.call_stream(request, credit);
         let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
@@ -185,6 +206,19 @@ impl Request<'_> {
         }
         Ok(())
     }
+}
+
+/// The answer of a call; `None` when it had to wait in its worker for too long and was taken back, unexecuted.
+async fn attended(underway: &mut Underway<CallResponse>) -> Option<Result<CallResponse, TransportError>> {
+    if underway.can_share() {
+        if let Ok(answer) = timeout(PATIENCE, underway.work()).await {
+            return Some(answer);
+        }
+        if underway.recall().await {
+            return None;
+        }
+    }
+    Some(underway.work().await)
 }
 
 fn is_shutting_down(answer: &CallResponse) -> bool {
@@ -248,8 +282,8 @@ impl Attempt {
         }
     }
 
-    async fn checkout(&self) -> Result<Lease, CallError> {
-        match self.within(self.settler.dispatch().checkout()).await {
+    async fn checkout(&self, turn: Turn) -> Result<Lease, CallError> {
+        match self.within(self.settler.dispatch().checkout(turn)).await {
             // Granted in the moment the deadline passed: what nobody waits for is not executed.
             Some(Ok(_)) if self.deadline.is_some_and(|(_, at)| at <= Instant::now()) => Err(self.overdue()),
             Some(granted) => granted.map_err(|refusal| CallError::refused(&self.pool, refusal)),
@@ -257,10 +291,10 @@ impl Attempt {
         }
     }
 
-    fn begin(&mut self, lease: &Lease) -> u64 {
+    fn begin(&mut self, lease: &mut Lease) -> u64 {
         let now = Instant::now();
         self.begun = Some((lease.seat().worker.id(), now));
-        lease.seat().begin(now)
+        lease.begin(now)
     }
 
     fn call_request(&self, call_id: u64) -> CallRequest {

@@ -82,6 +82,26 @@ impl<T: Send + 'static> Underway<T> {
         }
     }
 
+    /// Takes the call back from its worker if it waits there behind another; whether that is certain now. It is over then,
+    /// without a result.
+    pub(super) async fn recall(&mut self) -> bool {
+        let Some((lease, _)) = &self.rest else {
+            return false;
+        };
+        let recalled = lease.waits_behind()
+            && lease.seat().client.recall(self.call_id).await.is_ok()
+            && lease.has_not_begun();
+        if recalled && let Some((lease, _)) = self.rest.take() {
+            lease.forgo();
+        }
+        recalled
+    }
+
+    /// Whether the call may have to wait in the worker for another one.
+    pub(super) fn can_share(&self) -> bool {
+        self.rest.as_ref().is_some_and(|(lease, _)| lease.can_share())
+    }
+
     /// The worker, after the work has resolved.
     pub(super) fn finish(mut self) -> Lease {
         match self.rest.take() {
@@ -173,8 +193,10 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
     let client = Arc::clone(&lease.seat().client);
     let cancel = async {
         loop {
-            // Whether it arrived is told by the call's end, and nothing but that.
-            let _ = client.cancel(call_id).await;
+            // Where it cannot be told whether the call has begun, its end is what tells that the cancel arrived.
+            if client.cancel(call_id).await.is_ok() && lease.has_not_begun() {
+                return;
+            }
             sleep(CANCEL_AGAIN).await;
         }
     };
@@ -189,6 +211,6 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
         () = sleep(grace) => {
             lease.condemn(DownReason::CallOverran { call_id, grace });
         }
-        () = cancel => {}
+        () = cancel => lease.forgo(),
     }
 }

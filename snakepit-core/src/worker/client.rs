@@ -39,4 +39,11 @@ pub trait WorkerClient: Send + Sync + fmt::Debug {
 
     /// Interrupts a call; answers whether it was running.
     fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>>;
+
+    /// Takes a call back if it has not begun; whether it had is told by [`Worker::has_begun`](super::Worker::has_begun).
+    /// Needed only of workers whose depth is more than 1. The default fails.
+    fn recall(&self, call_id: u64) -> BoxFuture<Result<(), TransportError>> {
+        let message = format!("call {call_id} cannot be taken back from this worker");
+        Box::pin(std::future::ready(Err(TransportError { message })))
+    }
 }

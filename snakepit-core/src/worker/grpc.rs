@@ -27,6 +27,7 @@ use crate::{
     launch::{LaunchLimits, LaunchedProcess, Launcher},
     ledger::Ledger,
     process::EndReport,
+    rpc::Journal,
 };
 
 /// How often a worker's control thread is asked whether it lives, and when it is declared stuck.
@@ -179,6 +180,8 @@ struct Live {
     process: Arc<dyn LaunchedProcess>,
     client: Arc<GrpcClient>,
     control: Control,
+    /// `None` for a worker that does not keep it.
+    journal: Option<Journal>,
     stderr: StderrTail,
     condemned: watch::Sender<Option<DownReason>>,
     down: watch::Sender<Option<Down>>,
@@ -197,6 +200,15 @@ impl Worker for GrpcWorker {
 
     fn client(&self) -> Arc<dyn WorkerClient> {
         Arc::clone(&self.live.client) as Arc<dyn WorkerClient>
+    }
+
+    fn depth(&self) -> usize {
+        // One runs, one waits in the worker: it begins in the moment the first has ended, without a way to the host and back.
+        if self.live.journal.is_some() { 2 } else { 1 }
+    }
+
+    fn has_begun(&self, call_id: u64) -> Option<bool> {
+        self.live.journal.as_ref()?.names(call_id).ok()
     }
 
     fn condemn(&self, reason: DownReason) {

@@ -129,11 +129,24 @@ impl WorkerClient for GrpcClient {
     fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>> {
         let mut control = self.control.clone();
         Box::pin(async move {
-            let answer = control
-                .cancel(CancelRequest { call_id })
-                .await
-                .map_err(|status| failed(&status))?;
+            let request = CancelRequest {
+                call_id,
+                only_waiting: false,
+            };
+            let answer = control.cancel(request).await.map_err(|status| failed(&status))?;
             Ok(answer.into_inner().was_running)
+        })
+    }
+
+    fn recall(&self, call_id: u64) -> BoxFuture<Result<(), TransportError>> {
+        let mut control = self.control.clone();
+        Box::pin(async move {
+            let request = CancelRequest {
+                call_id,
+                only_waiting: true,
+            };
+            control.cancel(request).await.map_err(|status| failed(&status))?;
+            Ok(())
         })
     }
 }

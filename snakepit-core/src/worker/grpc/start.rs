@@ -30,7 +30,7 @@ use crate::{
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
     ledger::{Row, RowState},
-    rpc::{Connection, ConnectionError, RemoteError, error_chain, send_preamble},
+    rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
 };
 
@@ -157,7 +157,11 @@ async fn steps(
     progress.phase = StartPhase::Gate;
     process.open_gate().await?;
     // A worker's channel closes a moment before its exit can be seen, and the exit is what explains it.
-    let connecting = connect(io.channel, &form);
+    let journal = Journal::new().map_err(|source| LaunchError::Os {
+        step: "create the worker's journal",
+        source,
+    })?;
+    let connecting = connect(io.channel, &form, &journal);
     let connections = or_exit(&process, connecting).await?;
     let (data, control) = match &connections[..] {
         [data, control, ..] => (data.clone(), control.clone()),
@@ -167,7 +171,7 @@ async fn steps(
     let control = client::control(control);
 
     progress.phase = StartPhase::Handshake;
-    or_exit(&process, handshake(spec, id, control.clone())).await?;
+    let keeps_journal = or_exit(&process, handshake(spec, id, control.clone())).await?;
     progress.phase = StartPhase::Import;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     or_exit(&process, ready(control.clone())).await?;
@@ -182,6 +186,7 @@ async fn steps(
         process,
         client,
         control,
+        journal: keeps_journal.then_some(journal),
         stderr,
         condemned: watch::Sender::new(None),
         down: watch::Sender::new(None),
@@ -215,6 +220,7 @@ async fn or_exit<T>(
 async fn connect(
     channel: Option<StdUnixStream>,
     form: &ChannelForm,
+    journal: &Journal,
 ) -> Result<Vec<Connection>, StartErrorKind> {
     let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
     let opened = |connection: Result<Connection, ConnectionError>| {
@@ -223,7 +229,7 @@ async fn connect(
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
             let (ours, theirs) = StdUnixStream::pair().map_err(|error| failed(&error))?;
-            send_preamble(&data, &[theirs.as_fd()]).map_err(|error| failed(&error))?;
+            send_preamble(&data, &[theirs.as_fd(), journal.as_fd()]).map_err(|error| failed(&error))?;
             drop(theirs);
             Ok(vec![
                 opened(Connection::open(data).await)?,
@@ -269,7 +275,12 @@ where
     }
 }
 
-async fn handshake(spec: &GrpcWorkerSpec, id: WorkerId, mut control: Control) -> Result<(), StartErrorKind> {
+/// Shakes hands; whether the worker keeps its journal.
+async fn handshake(
+    spec: &GrpcWorkerSpec,
+    id: WorkerId,
+    mut control: Control,
+) -> Result<bool, StartErrorKind> {
     let request = HandshakeRequest {
         protocol_versions: PROTOCOL_VERSIONS.to_vec(),
         run_id: spec.run_id.to_string(),
@@ -285,7 +296,7 @@ async fn handshake(spec: &GrpcWorkerSpec, id: WorkerId, mut control: Control) ->
         .map_err(|status| channel_error(&status))?
         .into_inner();
     if PROTOCOL_VERSIONS.contains(&answer.protocol_version) {
-        Ok(())
+        Ok(answer.capabilities.iter().any(|ability| ability == "journal"))
     } else {
         let theirs = answer.protocol_versions;
         Err(StartErrorKind::ProtocolVersion {
