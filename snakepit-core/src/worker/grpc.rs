@@ -30,6 +30,11 @@ use crate::{
     rpc::Journal,
 };
 
+/// Calls under way on a worker that keeps its journal: one runs, the others wait in it and begin in the moment the one before
+/// has ended, without a way to the host and back. Fewer leave the worker idle for a part of that way (see ADR-004); more
+/// would only move the queue. Half the journal's entries, so that it is exact.
+const DEPTH: usize = 4;
+
 /// How often a worker's control thread is asked whether it lives, and when it is declared stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -203,8 +208,7 @@ impl Worker for GrpcWorker {
     }
 
     fn depth(&self) -> usize {
-        // One runs, one waits in the worker: it begins in the moment the first has ended, without a way to the host and back.
-        if self.live.journal.is_some() { 2 } else { 1 }
+        if self.live.journal.is_some() { DEPTH } else { 1 }
     }
 
     fn has_begun(&self, call_id: u64) -> Option<bool> {
