@@ -11,7 +11,7 @@ pub(crate) use encode::{EncodeError, Encoder};
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyModule};
 
 /// Containers may be nested this deep, both ways.
-pub(crate) const MAX_DEPTH: u32 = 512;
+pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// Extension code of sets.
 pub(crate) const EXT_SET: i8 = 8;

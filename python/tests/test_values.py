@@ -190,21 +190,21 @@ def nested(depth: int) -> Any:
     return value
 
 
-def test_depth_is_limited_to_512_both_ways() -> None:
-    deepest = encode(nested(512))
-    assert decode(deepest) == nested(512)
-    with pytest.raises(TypeError, match="512 levels"):
-        encode(nested(513))
-    with pytest.raises(ValueError, match="512 levels"):
+def test_depth_is_limited_to_128_both_ways() -> None:
+    deepest = encode(nested(128))
+    assert decode(deepest) == nested(128)
+    with pytest.raises(TypeError, match="128 levels"):
+        encode(nested(129))
+    with pytest.raises(ValueError, match="128 levels"):
         decode(b"\x91" + deepest)
-    with pytest.raises(ValueError, match="512 levels"):
+    with pytest.raises(ValueError, match="128 levels"):
         decode(b"\x81\x01" * 100_000)
 
 
 def test_self_referencing_list_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    with pytest.raises(TypeError, match="512 levels"):
+    with pytest.raises(TypeError, match="128 levels"):
         encode(loop)
 
 

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-/// At most this much of a path is shown: a value nested 512 deep has a long one.
+/// At most this much of a path is shown: a value nested 128 deep has a long one.
 const SHOWN: usize = 12;
 /// At most this many characters of a key are shown.
 const KEY: usize = 40;
