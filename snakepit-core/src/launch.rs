@@ -211,12 +211,4 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// The process ended before the step was done.
-    #[error("the process ended during {step}: {outcome}")]
-    Ended {
-        /// What was under way.
-        step: &'static str,
-        /// How it ended.
-        outcome: ExitOutcome,
-    },
 }

@@ -25,6 +25,7 @@ mod dispatch;
 mod error;
 mod lease;
 mod request;
+mod seat;
 mod settle;
 mod status;
 mod stream;
@@ -44,7 +45,8 @@ pub use status::{Phase, PoolStatus, WorkerStatus};
 pub use stream::Items;
 
 use builder::Settings;
-use dispatch::{Dispatch, Seat};
+use dispatch::Dispatch;
+use seat::Seat;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::broadcast, task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -90,7 +92,7 @@ impl Pool {
     /// sequence; `()` for none.
     ///
     /// # Errors
-    /// See [`CallError`]. At most one attempt is made.
+    /// See [`CallError`]. The call is executed at most once.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.

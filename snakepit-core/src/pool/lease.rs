@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::dispatch::{Dispatch, Seat};
+use super::{dispatch::Dispatch, seat::Seat};
 use crate::{
     clock::within,
     worker::{Down, DownReason, TransportError},

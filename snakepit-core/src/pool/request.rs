@@ -108,7 +108,7 @@ impl<'a> Request<'a> {
     /// Makes the call and decodes its result.
     ///
     /// # Errors
-    /// See [`CallError`]. At most one attempt is made.
+    /// See [`CallError`]. The call is executed at most once.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.
@@ -132,6 +132,8 @@ impl<'a> Request<'a> {
             first: false,
         };
         loop {
+            // What comes round again was not executed.
+            attempt.begun = None;
             let mut lease = attempt.checkout(turn).await?;
             turn.first = true;
             let call_id = attempt.begin(&mut lease);

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     testing::{FakeBehaviour, FakeWorker},
-    worker::{Down, DownReason},
+    worker::{Down, DownReason, Worker},
 };
 
 const SLOT: SlotId = SlotId(0);
