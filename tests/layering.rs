@@ -5,14 +5,22 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// Who may depend on whom, tests and benchmarks aside. A new edge needs an ADR.
-const ALLOWED: [(&str, &[&str]); 5] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("snakepit-proto", &[]),
     ("snakepit-core", &["snakepit-proto"]),
     ("snakepit-backend-port", &["snakepit-core"]),
+    ("snakepit-backend-exec", &["snakepit-core"]),
+    ("snakepit-registry", &["snakepit-core"]),
     ("snakepit-python", &["snakepit-proto"]),
     (
         "snakepit",
-        &["snakepit-core", "snakepit-backend-port", "snakepit-python"],
+        &[
+            "snakepit-core",
+            "snakepit-backend-port",
+            "snakepit-backend-exec",
+            "snakepit-registry",
+            "snakepit-python",
+        ],
     ),
 ];
 

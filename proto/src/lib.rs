@@ -30,4 +30,9 @@ pub mod env {
     pub const CHANNEL: &str = "SNAKEPIT_CHANNEL";
     /// Run ids of hosts further out, colon separated, when a host runs inside a worker.
     pub const OUTER_RUN_IDS: &str = "SNAKEPIT_OUTER_RUN_IDS";
+    /// The host of the run as `PID.START_TICKS.PID_NAMESPACE.BOOT_ID`, by which anybody can tell whether it still
+    /// lives, also where no record of the run is left.
+    pub const HOST: &str = "SNAKEPIT_HOST";
+    /// The application the host belongs to, as its registry names it.
+    pub const APP: &str = "SNAKEPIT_APP";
 }

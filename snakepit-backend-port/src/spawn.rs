@@ -1,31 +1,20 @@
 //! Creating the process.
 
 use std::{
-    ffi::OsStr,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt, net::UnixStream},
-    },
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Command, Stdio},
     sync::Arc,
 };
 
 use command_group::{CommandGroup, GroupChild};
-use rustix::{
-    fs::{Access, access},
-    io::Errno,
-};
+use rustix::io::Errno;
 use snakepit_core::{
-    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, env},
+    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
     process::{Pidfd, ProcessIdentity},
 };
 
 use crate::owned::OwnedChild;
-
-/// The search path of execvp(3) where `PATH` is not set.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A process that was just created, and the host's ends of its descriptors. Dropping it leaves no process.
 #[derive(Debug)]
@@ -70,10 +59,10 @@ fn create(spec: &LaunchSpec) -> Result<(GroupChild, Option<UnixStream>), LaunchE
     };
     // With a path there is no look-up left to do for the standard library, which would leave posix_spawn(3)
     // for fork(2) if the spec sets `PATH`.
-    let program = resolve(&spec.program).map_err(exec)?;
+    let program = resolve_program(&spec.program).map_err(exec)?;
     let mut command = Command::new(program);
-    command.args(&spec.args);
-    set_env(&mut command, spec)?;
+    command.args(&spec.args).env_clear();
+    command.envs(environment(spec).map_err(os("set the environment"))?);
     if let Some(cwd) = &spec.cwd {
         command.current_dir(cwd);
     }
@@ -96,75 +85,6 @@ fn create(spec: &LaunchSpec) -> Result<(GroupChild, Option<UnixStream>), LaunchE
             _ => exec(source),
         }),
     }
-}
-
-/// Sets what the worker sees: the host's variables are inherited, the spec's changes come on top, ours last.
-fn set_env(command: &mut Command, spec: &LaunchSpec) -> Result<(), LaunchError> {
-    for name in &spec.env_remove {
-        command.env_remove(name);
-    }
-    for (name, value) in &spec.env {
-        check_variable(name).map_err(os("set the environment"))?;
-        command.env(name, value);
-    }
-    command.env(env::RUN_ID, spec.run_id.to_string());
-    command.env(env::WORKER_ID, spec.worker_id.0.to_string());
-    command.env(env::CHANNEL, spec.channel.to_string());
-    // A host inside a worker of another host: its workers carry both runs, so that either can find them.
-    if let Some(outer) = outer_run_ids(
-        std::env::var(env::RUN_ID).ok(),
-        std::env::var(env::OUTER_RUN_IDS).ok(),
-    ) {
-        command.env(env::OUTER_RUN_IDS, outer);
-    }
-    Ok(())
-}
-
-/// The runs outside ours: those outside the host, then the one the host is a worker of.
-fn outer_run_ids(host_run_id: Option<String>, host_outer: Option<String>) -> Option<String> {
-    let host = host_run_id?;
-    Some(match host_outer.filter(|list| !list.is_empty()) {
-        Some(list) => format!("{list}:{host}"),
-        None => host,
-    })
-}
-
-fn check_variable(name: &OsStr) -> io::Result<()> {
-    if name.is_empty() || name.as_bytes().contains(&b'=') || name.as_bytes().contains(&0) {
-        let message = format!("`{}` is not the name of a variable", name.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(())
-}
-
-fn check_cwd(path: &Path) -> io::Result<()> {
-    if !std::fs::metadata(path)?.is_dir() {
-        return Err(Errno::NOTDIR.into());
-    }
-    Ok(access(path, Access::EXEC_OK)?)
-}
-
-/// The path of a program, looked up as execvp(3) does it.
-fn resolve(program: &Path) -> io::Result<PathBuf> {
-    if program.as_os_str().is_empty() {
-        return Err(Errno::NOENT.into());
-    }
-    if program.as_os_str().as_bytes().contains(&b'/') {
-        return std::path::absolute(program);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let mut refused = Errno::NOENT;
-    for dir in std::env::split_paths(&path) {
-        let candidate = std::path::absolute(dir.join(program))?;
-        if !candidate.is_file() {
-            continue;
-        }
-        match access(&candidate, Access::EXEC_OK) {
-            Ok(()) => return Ok(candidate),
-            Err(error) => refused = error,
-        }
-    }
-    Err(refused.into())
 }
 
 fn os(step: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
@@ -191,33 +111,6 @@ impl Drop for Fresh {
             // reaped it, and then there is nothing to wait for.
             let _ = child.kill();
             let _ = child.inner().wait();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn outer_runs_are_listed_from_the_outside() {
-        let outer = |host: Option<&str>, list: Option<&str>| {
-            outer_run_ids(host.map(str::to_owned), list.map(str::to_owned))
-        };
-        assert_eq!(outer(None, None), None);
-        assert_eq!(outer(None, Some("a")), None);
-        assert_eq!(outer(Some("b"), None).unwrap(), "b");
-        assert_eq!(outer(Some("b"), Some("")).unwrap(), "b");
-        assert_eq!(outer(Some("c"), Some("a:b")).unwrap(), "a:b:c");
-    }
-
-    #[test]
-    fn programs_are_found_as_execvp_finds_them() {
-        assert!(resolve(Path::new("sh")).unwrap().is_absolute());
-        assert!(resolve(Path::new("./x")).unwrap().is_absolute());
-        for missing in ["", "no-such-program-anywhere"] {
-            let error = resolve(Path::new(missing)).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::NotFound);
         }
     }
 }

@@ -22,13 +22,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+pub use limits::{LaunchLimits, ResourceLimit};
+pub use prepare::{check_cwd, environment, host_identity, resolve_program};
 /// The variables by which a launcher tells a process its run, its worker and its channel.
 pub use snakepit_proto::env;
 
 use crate::{
     id::{RunId, WorkerId},
-    process::{EndReport, ExitOutcome, ProcessIdentity},
+    process::{Containment, EndReport, ExitOutcome, ProcessIdentity},
 };
+
+mod limits;
+mod prepare;
 
 /// How host and worker reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +59,7 @@ impl fmt::Display for ChannelForm {
     }
 }
 
-/// What to start, and as which worker. The environment is the host's, less `env_remove`, plus `env`, plus
-/// the variables that name run, worker and channel, which the launcher sets itself.
+/// What to start, and as which worker. Its environment is what [`environment`] makes of it.
 #[derive(Clone, Debug)]
 pub struct LaunchSpec {
     /// The run that starts it.
@@ -76,28 +80,6 @@ pub struct LaunchSpec {
     pub channel: ChannelForm,
     /// Settings only some backends can honour.
     pub limits: LaunchLimits,
-}
-
-/// Settings that need a backend able to honour them; one that cannot answers [`LaunchError::Unsupported`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LaunchLimits {
-    /// Run as this user id.
-    pub uid: Option<u32>,
-    /// Run as this group id.
-    pub gid: Option<u32>,
-    /// Scheduling niceness, -20 to 19.
-    pub nice: Option<i32>,
-}
-
-impl LaunchLimits {
-    /// The names of the settings that are set.
-    pub fn named(&self) -> impl Iterator<Item = &'static str> {
-        let Self { uid, gid, nice } = self;
-        [uid.map(|_| "uid"), gid.map(|_| "gid"), nice.map(|_| "nice")]
-            .into_iter()
-            .flatten()
-    }
 }
 
 /// The descriptors of a process that are the host's to use. Each is `None` where the launcher has none.
@@ -139,6 +121,12 @@ pub trait Launcher: Send + Sync + fmt::Debug {
 pub trait LaunchedProcess: Send + Sync + fmt::Debug {
     /// Who it is; what the ledger records.
     fn identity(&self) -> &ProcessIdentity;
+
+    /// What keeps it, and what it starts, from getting away; what the ledger records beside the identity. The
+    /// default is nothing.
+    fn containment(&self) -> Containment {
+        Containment::default()
+    }
 
     /// Hands out its descriptors, once; later calls return an empty set.
     fn take_io(&self) -> ProcessIo;

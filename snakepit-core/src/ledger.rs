@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::{
     id::{RunId, WorkerId},
-    process::ProcessIdentity,
+    process::{Containment, ProcessIdentity},
 };
 
 /// How far a recorded worker has come.
@@ -36,8 +36,12 @@ pub struct Row {
     pub launcher: String,
     /// How far it has come.
     pub state: RowState,
+    /// Where it is reached, as `SNAKEPIT_CHANNEL` tells it.
+    pub endpoint: String,
     /// Who it is, from `Active` on.
     pub identity: Option<ProcessIdentity>,
+    /// What keeps its tree together; empty until it is `Active`.
+    pub containment: Containment,
     /// When the row was reserved.
     pub reserved_at: SystemTime,
 }
@@ -59,7 +63,12 @@ pub trait Ledger: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the row is not reserved or the change cannot be stored.
-    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError>;
+    async fn activate(
+        &self,
+        worker: WorkerId,
+        identity: &ProcessIdentity,
+        containment: &Containment,
+    ) -> Result<(), LedgerError>;
 
     /// Its end has begun: `Reserved` or `Active` becomes `Ending`; an ending row stays so.
     ///
@@ -163,17 +172,24 @@ impl Ledger for MemoryLedger {
             Row {
                 state: RowState::Reserved,
                 identity: None,
+                containment: Containment::default(),
                 ..row
             },
         );
         Ok(())
     }
 
-    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError> {
+    async fn activate(
+        &self,
+        worker: WorkerId,
+        identity: &ProcessIdentity,
+        containment: &Containment,
+    ) -> Result<(), LedgerError> {
         self.change("activate", worker, &[RowState::Reserved], |rows| {
             if let Some(row) = rows.get_mut(&worker) {
                 row.state = RowState::Active;
                 row.identity = Some(identity.clone());
+                row.containment = containment.clone();
             }
         })
     }
@@ -210,7 +226,9 @@ mod tests {
             program: "python3".into(),
             launcher: "fake".into(),
             state: RowState::Reserved,
+            endpoint: "fd:0".into(),
             identity: None,
+            containment: Containment::default(),
             reserved_at: SystemTime::now(),
         }
     }
@@ -231,7 +249,10 @@ mod tests {
         let ledger = MemoryLedger::new();
         let worker = WorkerId(1);
         ledger.reserve(row(1)).await.unwrap();
-        ledger.activate(worker, &identity()).await.unwrap();
+        ledger
+            .activate(worker, &identity(), &Containment::default())
+            .await
+            .unwrap();
         assert_eq!(ledger.rows().await.unwrap()[0].identity, Some(identity()));
         ledger.ending(worker).await.unwrap();
         ledger.release(worker).await.unwrap();
@@ -242,10 +263,18 @@ mod tests {
     async fn steps_out_of_order_are_refused_and_change_nothing() {
         let ledger = MemoryLedger::new();
         let worker = WorkerId(1);
-        assert!(ledger.activate(worker, &identity()).await.is_err());
+        assert!(
+            ledger
+                .activate(worker, &identity(), &Containment::default())
+                .await
+                .is_err()
+        );
         ledger.reserve(row(1)).await.unwrap();
         assert!(ledger.reserve(row(1)).await.is_err());
-        ledger.activate(worker, &identity()).await.unwrap();
+        ledger
+            .activate(worker, &identity(), &Containment::default())
+            .await
+            .unwrap();
         let error = ledger.release(worker).await.unwrap_err().to_string();
         assert_eq!(error, "cannot release worker 1: its row is active");
         assert_eq!(ledger.rows().await.unwrap().len(), 1);

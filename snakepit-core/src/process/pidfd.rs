@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
     process::ExitStatus,
@@ -41,6 +41,23 @@ impl Pidfd {
             fd: pidfd_open(raw, PidfdFlags::empty())?,
             pid,
         })
+    }
+
+    /// Takes a descriptor that is a pidfd, as another process sent it. Its pid is read from the kernel, as it is in
+    /// our PID namespace.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no pidfd, `ESRCH` when its process was reaped or is not in our PID namespace; what reading
+    /// `/proc` answers.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // -1 once it is reaped, 0 when it is in another namespace.
+        match pid.trim().parse::<u32>() {
+            Ok(pid) if pid > 0 => Ok(Self { fd, pid }),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
     }
 
     /// Takes a descriptor that is a pidfd, knowing its pid from elsewhere.
@@ -247,6 +264,22 @@ mod tests {
                 ),
             }
         }
+    }
+
+    #[test]
+    fn a_descriptor_from_elsewhere_tells_its_pid_until_it_is_reaped() {
+        let child = Child::start("read line");
+        let fd = || Pidfd::open(child.pid()).unwrap().fd;
+        let (alive, dead) = (fd(), fd());
+        assert_eq!(Pidfd::from_fd(alive).unwrap().pid(), child.pid());
+        drop(child);
+        assert_eq!(
+            Pidfd::from_fd(dead).unwrap_err().raw_os_error(),
+            Some(libc::ESRCH)
+        );
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        let error = Pidfd::from_fd(file.into()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]

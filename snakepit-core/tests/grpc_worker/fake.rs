@@ -21,7 +21,7 @@ use snakepit_core::{
     event::Events,
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, Launcher, ProcessIo},
     ledger::{Ledger, LedgerError, MemoryLedger, Row},
-    process::{EndReport, EndStep, ExitOutcome, ProcessIdentity},
+    process::{Containment, EndReport, EndStep, ExitOutcome, ProcessIdentity},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec},
 };
 use snakepit_proto::v1::{
@@ -147,9 +147,14 @@ impl Ledger for FakeLedger {
         self.stage.memory.reserve(row).await
     }
 
-    async fn activate(&self, worker: WorkerId, identity: &ProcessIdentity) -> Result<(), LedgerError> {
+    async fn activate(
+        &self,
+        worker: WorkerId,
+        identity: &ProcessIdentity,
+        containment: &Containment,
+    ) -> Result<(), LedgerError> {
         self.step(Fault::Activate, "activate", worker)?;
-        self.stage.memory.activate(worker, identity).await
+        self.stage.memory.activate(worker, identity, containment).await
     }
 
     async fn ending(&self, worker: WorkerId) -> Result<(), LedgerError> {

@@ -30,6 +30,7 @@ use crate::{
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
     ledger::{Row, RowState},
+    process::Containment,
     rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
 };
@@ -152,7 +153,9 @@ async fn steps(
     progress.stderr = Some(stderr.clone());
 
     progress.phase = StartPhase::Record;
-    spec.ledger.activate(id, process.identity()).await?;
+    spec.ledger
+        .activate(id, process.identity(), &process.containment())
+        .await?;
 
     progress.phase = StartPhase::Gate;
     process.open_gate().await?;
@@ -368,7 +371,9 @@ fn row(spec: &GrpcWorkerSpec, id: WorkerId) -> Row {
         program: spec.program.clone(),
         launcher: spec.launcher.name().to_owned(),
         state: RowState::Reserved,
+        endpoint: channel_form(spec, id).to_string(),
         identity: None,
+        containment: Containment::default(),
         reserved_at: SystemTime::now(),
     }
 }

@@ -1,0 +1,3 @@
+//! The guardian of Snakepit's exec backend.
+
+fn main() {}

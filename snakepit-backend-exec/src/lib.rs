@@ -1,0 +1,4 @@
+//! Workers below a guardian process, in the style of erlexec.
+
+#[allow(dead_code, reason = "spoken by the launcher and the guardian, which come next")]
+mod wire;
