@@ -41,6 +41,6 @@ mod promises;
 mod report;
 mod suite;
 
-pub use host::{Candidate, Hosted, StartHosted, become_host};
+pub use host::{Candidate, Hosted, StartHosted, StartingHosted, become_host};
 pub use report::{Case, CaseKind, Outcome, Report, Verdict};
 pub use suite::{Suite, main};

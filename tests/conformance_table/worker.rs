@@ -1,20 +1,18 @@
 //! A worker on our Python runtime, in a host that is going to be killed.
 
-use std::{error::Error, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use snakepit::{
     Pool, Shutdown,
-    core::{conformance::Hosted, launch::Launcher},
+    core::{
+        conformance::{Hosted, StartingHosted},
+        launch::Launcher,
+    },
 };
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
 /// Has a pool of one worker start the script's children and daemons.
-pub(super) fn start(
-    launcher: Arc<dyn Launcher>,
-    script: PathBuf,
-) -> Pin<Box<dyn Future<Output = Result<Box<dyn Hosted>, BoxError>> + Send>> {
+pub(super) fn start(launcher: Arc<dyn Launcher>, script: PathBuf) -> StartingHosted {
     Box::pin(async move {
         let mut shutdown = Shutdown::BRUTAL;
         shutdown.grace = Duration::from_millis(200);

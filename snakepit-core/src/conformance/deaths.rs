@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    evidence::{Evidence, ensure},
+    evidence::Evidence,
     ground::{Ground, eventually},
     host::{Host, is_frozen},
     marks::FAMILY,
@@ -87,13 +87,12 @@ pub(super) async fn die(
 ) -> Result<Vec<(&'static str, Verdict)>, Evidence> {
     let ground = Ground::new(launcher)?;
     let mut host = Host::start(candidate, &ground.marks).await?;
-    let family = ground.family().await?;
+    let mut family = ground.family().await?;
     let mut watched = vec![(WORKER, Arc::clone(&host.worker), None)];
     for (role, who) in FAMILY {
-        let member = family.iter().find(|found| found.role == role);
-        let member = member.ok_or_else(|| Evidence(format!("there is no `{role}`")))?;
-        watched.push((who, Arc::new(Pidfd::open(member.pidfd.pid())?), None));
-        ensure!(!member.pidfd.has_exited(), "`{role}` has ended too early");
+        let at = family.iter().position(|member| member.role == role);
+        let at = at.ok_or_else(|| Evidence(format!("there is no `{role}`")))?;
+        watched.push((who, Arc::new(family.swap_remove(at).pidfd), None));
     }
     let Some(victims) = death.victims(&host) else {
         let nothing = || Verdict::NotApplicable("there is no such process".into());

@@ -81,7 +81,10 @@ impl fmt::Debug for Candidate {
 
 /// Starts a worker in a host, through the launcher, and has it run a script with `/bin/sh`. The script starts children and
 /// daemons and comes back at once.
-pub type StartHosted = fn(Arc<dyn Launcher>, PathBuf) -> Promised<Box<dyn Hosted>>;
+pub type StartHosted = fn(Arc<dyn Launcher>, PathBuf) -> StartingHosted;
+
+/// What [`StartHosted`] returns.
+pub type StartingHosted = Pin<Box<dyn Future<Output = Result<Box<dyn Hosted>, BoxError>> + Send>>;
 
 /// A worker in a host that is going to be killed. Dropped when the host panics.
 #[async_trait]
@@ -119,6 +122,11 @@ pub fn become_host(candidates: &[Candidate]) {
         |()| 0,
     );
     std::process::exit(code);
+}
+
+/// Whether this process was started as a host.
+pub(super) fn is_host() -> bool {
+    std::env::var_os(CANDIDATE).is_some()
 }
 
 /// Starts a worker, says so, and does what standard input says until that ends.
@@ -236,6 +244,7 @@ impl Host {
         Ok(host)
     }
 
+    /// Nobody where the worker does not descend from its host: who looks after it cannot be told then.
     fn helpers(&self) -> Result<Vec<Arc<Pidfd>>, Evidence> {
         let mut helpers = Vec::new();
         let mut at = Arc::clone(&self.worker);
@@ -246,7 +255,7 @@ impl Host {
                 return Ok(helpers);
             }
             if parent <= 1 {
-                return Err(Evidence("the worker does not descend from its host".into()));
+                return Ok(Vec::new());
             }
             at = Arc::new(Pidfd::open(parent)?);
             helpers.push(Arc::clone(&at));

@@ -17,7 +17,6 @@ const RUNS_WITHIN: Duration = Duration::from_secs(1);
 pub(super) async fn gate(ground: Arc<Ground>) -> Result<Verdict, Evidence> {
     let ran = ground.marks.path("ran");
     let script = format!("echo > {}; {}", ground.marks.word("ran"), ground.staying(""));
-    // One that is ended at its gate never runs; nor does one whose launcher has none, if it is quick enough.
     let process = ground.launcher.launch(&ground.spec(&script)).await?;
     let began = Instant::now();
     while !ran.exists() && began.elapsed() < RUNS_WITHIN {

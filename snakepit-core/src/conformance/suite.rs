@@ -9,7 +9,7 @@ use super::{
     deaths::{self, Death, WORKER},
     evidence::Evidence,
     ground::Ground,
-    host::{Candidate, become_host},
+    host::{Candidate, become_host, is_host},
     limits,
     marks::FAMILY,
     promises,
@@ -57,8 +57,12 @@ impl Suite {
     /// All cases. This program must have called [`become_host`] with this candidate at its start.
     ///
     /// # Errors
-    /// That of the candidate, whose launcher cannot be made here.
+    /// That of the candidate, whose launcher cannot be made here; or that this is a host, and has not become one.
     pub async fn of(candidate: &Candidate) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        if is_host() {
+            // It would start hosts of its own, and those theirs.
+            return Err("a host has to call `become_host` before anything else".into());
+        }
         Ok(Self {
             name: candidate.name().to_owned(),
             has_hosts: true,

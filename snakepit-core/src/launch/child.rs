@@ -26,6 +26,16 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// It does all that the contract says of a process that lives: it sees the exit, reaps, tells the outcome to whoever
 /// asks, ends the tree, and kills it when it is dropped. The backend says how the child is created. There is no gate:
 /// the program runs as soon as it is there.
+///
+/// ```
+/// use std::{os::unix::process::CommandExt, sync::Arc};
+/// use snakepit_core::launch::{ChildProcess, LaunchError, LaunchSpec, LaunchedProcess};
+///
+/// async fn launch(spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
+///     let process = ChildProcess::launch(spec, |command| command.process_group(0).spawn()).await?;
+///     Ok(Arc::new(process))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct ChildProcess {
     identity: Arc<ProcessIdentity>,
@@ -171,5 +181,53 @@ impl Drop for ChildProcess {
         // Now, and not in the task: its runtime may be shutting down. The task reaps it, and looks for what
         // this has not reached.
         Tree::new(Arc::clone(&self.pidfd), &self.identity, self.target).kill_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+
+    use super::{super::ChannelForm, *};
+    use crate::{
+        RunId, WorkerId,
+        launch::LaunchLimits,
+        process::sweep::{SweepQuery, sweep},
+    };
+
+    fn spec() -> LaunchSpec {
+        LaunchSpec {
+            run_id: RunId::random(),
+            worker_id: WorkerId(1),
+            program: "cat".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            env_remove: Vec::new(),
+            cwd: None,
+            channel: ChannelForm::Inherited,
+            limits: LaunchLimits::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_in_the_hosts_own_group_is_refused_and_not_left() {
+        let spec = spec();
+        let error = ChildProcess::launch(&spec, |command| command.spawn())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("group"), "{error}");
+        let target = SweepTarget::Run(spec.run_id);
+        assert!(sweep(SweepQuery::new(target)).await.unwrap().members.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_child_in_a_group_of_its_own_is_looked_after() {
+        let process = ChildProcess::launch(&spec(), |command| command.process_group(0).spawn())
+            .await
+            .unwrap();
+        drop(process.take_io());
+        assert_eq!(process.exited().await, ExitOutcome::Exited(0));
+        let report = process.end(Duration::ZERO).await;
+        assert_eq!((report.step, report.is_complete()), (EndStep::AlreadyGone, true));
     }
 }

@@ -47,9 +47,7 @@ pub(super) async fn signals(ground: Arc<Ground>) -> Finding {
 }
 
 pub(super) async fn waits_agree(ground: Arc<Ground>) -> Finding {
-    let mut launched = ground
-        .launch(&Ground::plain("/bin/sh", &["-c", "read line; exit 7"]))
-        .await?;
+    let mut launched = ground.launch(&ground.spec("read line; exit 7")).await?;
     let process = &launched.process;
     let early = process.try_exited();
     ensure!(early.is_none(), "{early:?} of a process that runs");

@@ -216,10 +216,7 @@ pub(super) async fn descriptors(ground: Arc<Ground>) -> Finding {
 }
 
 pub(super) async fn channel(ground: Arc<Ground>) -> Finding {
-    let spec = Ground::plain(
-        "/bin/sh",
-        &["-c", "readlink /proc/$$/fd/0; read word; echo \"got $word\" >&0"],
-    );
+    let spec = ground.spec("readlink /proc/$$/fd/0; read word; echo \"got $word\" >&0");
     let mut launched = ground.launch(&spec).await?;
     let kind = launched.line().await?;
     ensure!(kind.starts_with("socket:"), "standard input is {kind}");
@@ -241,7 +238,7 @@ pub(super) async fn channel(ground: Arc<Ground>) -> Finding {
 }
 
 pub(super) async fn channel_ends(ground: Arc<Ground>) -> Finding {
-    let mut launched = ground.launch(&Ground::plain("cat", &[])).await?;
+    let mut launched = ground.launch(&ground.spec("while read line; do :; done")).await?;
     ensure!(
         launched.process.try_exited().is_none(),
         "it ended before its channel did"
