@@ -31,6 +31,9 @@
 //! what a worker started is left when the worker is killed at the same instant as the host, or was stopped (SIGSTOP)
 //! then. Nothing cleans up later: there is no durable ledger yet.
 //!
+//! A host that panics, or shuts its runtime down, kills its workers' groups and descendants and does not stay to look for
+//! daemons: those of a program that does not adopt its orphans, as the Snakepit runtime does, are left.
+//!
 //! While the host lives, a process is not found when it left the worker's group, was orphaned *and* cleared its
 //! environment, nor when it changed to a user that we may not look into (or made itself undumpable, prctl(2)). What a worker handed to a daemon
 //! of the system (`at`, `systemd-run`, a container engine) is not part of its tree.

@@ -82,6 +82,9 @@ impl Report {
     }
 }
 
+/// Where these are counted.
+const NOT_APPLICABLE: usize = 3;
+
 impl fmt::Display for Report {
     /// A line for each case.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,15 +96,26 @@ impl fmt::Display for Report {
                 Verdict::Passed(text) => (0, "yes", text),
                 Verdict::Failed(text) => (1, "FAILED", text),
                 Verdict::NotPromised(text) => (2, "no", text),
-                Verdict::NotApplicable(text) => (3, "-", text),
+                Verdict::NotApplicable(text) => (NOT_APPLICABLE, "", text),
                 Verdict::Skipped(text) => (4, "SKIPPED", text),
             };
             count[at] += 1;
-            if when != case.when {
-                writeln!(f, "  {}", case.when)?;
-                when = case.when;
+            let is_first = when != case.when;
+            when = case.when;
+            // Once for all that would have been tried.
+            if at == NOT_APPLICABLE {
+                if is_first {
+                    writeln!(f, "  {when}: not applicable, {text}")?;
+                }
+                continue;
             }
-            write!(f, "    {word:7} {} [{} ms]", case.what, took.as_millis())?;
+            if is_first {
+                writeln!(f, "  {when}")?;
+            }
+            write!(f, "    {word:7} {}", case.what)?;
+            if case.kind == CaseKind::Contract {
+                write!(f, " [{} ms]", took.as_millis())?;
+            }
             let separator = if text.is_empty() { "" } else { ": " };
             writeln!(f, "{separator}{text}")?;
         }
