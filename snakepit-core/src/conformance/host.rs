@@ -12,10 +12,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 
 use super::{
     evidence::Evidence,
-    ground::{Ground, SHORT, blocking},
+    ground::{Ground, LONG, SHORT},
     marks::Marks,
 };
 use crate::{
@@ -236,7 +237,9 @@ impl Host {
             pidfd,
             helpers: Vec::new(),
         };
-        let line = blocking(move || BufReader::new(stdout).lines().next().transpose()).await?;
+        let first = move || BufReader::new(stdout).lines().next().transpose();
+        // Many interpreters start at a time.
+        let line = timeout(LONG, tokio::task::spawn_blocking(first)).await???;
         let pid = line.as_deref().and_then(|line| line.parse().ok());
         let pid = pid.ok_or_else(|| Evidence("the host could not start a worker".into()))?;
         host.worker = Arc::new(Pidfd::open(pid)?);
