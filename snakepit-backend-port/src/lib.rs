@@ -78,11 +78,6 @@
 //! # }
 //! ```
 
-mod actor;
 mod launcher;
-mod owned;
-mod process;
-mod spawn;
 
 pub use launcher::PortLauncher;
-pub use process::PortProcess;

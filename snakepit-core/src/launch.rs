@@ -22,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+pub use child::ChildProcess;
 pub use limits::{LaunchLimits, ResourceLimit};
 pub use prepare::{check_cwd, environment, host_identity, resolve_program};
 /// The variables by which a launcher tells a process its run, its worker and its channel.
@@ -32,6 +33,7 @@ use crate::{
     process::{Containment, EndReport, ExitOutcome, ProcessIdentity},
 };
 
+mod child;
 mod limits;
 mod prepare;
 

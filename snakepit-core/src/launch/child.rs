@@ -1,29 +1,33 @@
-//! The handle on a process.
+//! A process that is our direct child, looked after until its tree is empty.
+
+mod actor;
+mod owned;
+mod spawn;
 
 use std::{
     io,
+    process::{Child, Command},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use snakepit_core::{
-    launch::{LaunchError, LaunchedProcess, ProcessIo},
-    process::{EndReport, EndStep, ExitOutcome, Pidfd, ProcessIdentity, Tree, sweep::SweepTarget},
-};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    actor::{self, Ends},
-    spawn::Spawned,
-};
+use self::{actor::Ends, spawn::Spawned};
+use super::{LaunchError, LaunchSpec, LaunchedProcess, ProcessIo};
+use crate::process::{EndReport, EndStep, ExitOutcome, Pidfd, ProcessIdentity, Tree, sweep::SweepTarget};
 
 /// A grace so long that it never ends, for one that a clock cannot add.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A worker process that is our direct child.
+/// A [`LaunchedProcess`] for backends whose processes are direct children of the host.
+///
+/// It does all that the contract says of a process that lives: it sees the exit, reaps, tells the outcome to whoever
+/// asks, ends the tree, and kills it when it is dropped. The backend says how the child is created. There is no gate:
+/// the program runs as soon as it is there.
 #[derive(Debug)]
-pub struct PortProcess {
+pub struct ChildProcess {
     identity: Arc<ProcessIdentity>,
     pidfd: Arc<Pidfd>,
     target: SweepTarget,
@@ -33,9 +37,37 @@ pub struct PortProcess {
     report: watch::Receiver<Option<EndReport>>,
 }
 
-impl PortProcess {
+impl ChildProcess {
+    /// Starts the program of `spec` with the environment, directory, channel and output pipes that `spec` asks for.
+    /// `create` spawns the command it is given, **as the leader of a process group of its own**, and may change the
+    /// command first; it runs on a thread that may block. The limits of `spec` are the caller's to honour or refuse.
+    ///
+    /// # Errors
+    /// [`LaunchError::Cwd`] and [`LaunchError::Exec`] for what they name, [`LaunchError::Os`] when a process, a
+    /// descriptor or a look into `/proc` is not to be had, or `create` left the child in the host's group. Nothing is left
+    /// then.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves no process behind.
+    pub async fn launch(
+        spec: &LaunchSpec,
+        create: impl FnOnce(&mut Command) -> io::Result<Child> + Send + 'static,
+    ) -> Result<Self, LaunchError> {
+        // posix_spawn(3) returns when the program has been executed, which waits for the disk it is on.
+        let job = spec.clone();
+        let spawned = tokio::task::spawn_blocking(move || spawn::spawn(&job, create)).await;
+        let spawned = spawned.map_err(|error| LaunchError::Os {
+            step: "run the thread that creates the process",
+            source: error.into(),
+        })??;
+        Ok(Self::new(spawned))
+    }
+
     /// Takes over a process that was just created, and starts the task that looks after it.
-    pub(crate) fn new(spawned: Spawned) -> Self {
+    fn new(spawned: Spawned) -> Self {
         let Spawned { child, io } = spawned;
         let (exit_sender, exit) = watch::channel(None);
         let (deadline, deadline_receiver) = watch::channel(None);
@@ -73,7 +105,7 @@ impl PortProcess {
 }
 
 #[async_trait]
-impl LaunchedProcess for PortProcess {
+impl LaunchedProcess for ChildProcess {
     fn identity(&self) -> &ProcessIdentity {
         &self.identity
     }
@@ -82,7 +114,7 @@ impl LaunchedProcess for PortProcess {
         std::mem::take(&mut *self.io.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Does nothing: the preamble on the channel is the gate of our runtime, and other programs have none.
+    /// Does nothing: a runtime that waits for the preamble on its channel has its gate there, and other programs have none.
     async fn open_gate(&self) -> Result<(), LaunchError> {
         Ok(())
     }
@@ -125,7 +157,7 @@ impl LaunchedProcess for PortProcess {
     }
 }
 
-impl Drop for PortProcess {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // An end that was asked for goes on with its grace.
         if self.deadline.borrow().is_some() {
