@@ -52,6 +52,14 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// The disk does not answer.
+    #[error("no answer from the disk with {} within {bound:?}", state_dir.display())]
+    Silent {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// How long it was waited for.
+        bound: Duration,
+    },
     /// The store in it.
     #[error("no store for this run in {}", app_dir.display())]
     Store {
@@ -61,6 +69,22 @@ pub enum OpenError {
         #[source]
         source: StoreError,
     },
+}
+
+/// Takes back a row whose caller leaves before it is recorded: he cannot know that he would have to release it.
+struct Reserving<'a> {
+    registry: &'a Registry,
+    worker: Option<WorkerId>,
+}
+
+impl Drop for Reserving<'_> {
+    fn drop(&mut self) {
+        let Some(worker) = self.worker else { return };
+        let mut rows = lock(&self.registry.rows);
+        rows.restore(worker, None);
+        // Nobody waits for it; at worst a row is left of which there is no process.
+        let _ = self.registry.send(Change { worker, row: None });
+    }
 }
 
 /// Why a change was not recorded although its row allows it.
@@ -123,14 +147,7 @@ impl Registry {
 
     fn open_run(settings: &Settings, run_id: RunId) -> Result<Arc<Self>, OpenError> {
         check_app(settings.app())?;
-        let registry = Self {
-            settings: settings.clone(),
-            run_id,
-            pid: std::process::id(),
-            rows: Mutex::default(),
-            disk: Mutex::default(),
-            writes: Arc::default(),
-        };
+        let registry = Self::in_memory(settings, run_id);
         match registry.open_disk() {
             Ok((rows, disk)) => {
                 *lock(&registry.rows) = rows;
@@ -140,6 +157,17 @@ impl Registry {
             Err(error) => registry.degrade(snakepit_core::rpc::error_chain(&error).into()),
         }
         Ok(Arc::new(registry))
+    }
+
+    fn in_memory(settings: &Settings, run_id: RunId) -> Self {
+        Self {
+            settings: settings.clone(),
+            run_id,
+            pid: std::process::id(),
+            rows: Mutex::default(),
+            disk: Mutex::default(),
+            writes: Arc::default(),
+        }
     }
 
     fn open_disk(&self) -> Result<(Rows, Disk), OpenError> {
@@ -193,6 +221,38 @@ impl Registry {
         let opened = Self::open(settings)?;
         shared.push(Arc::downgrade(&opened));
         Ok(opened)
+    }
+
+    /// As [`shared`](Self::shared), without blocking, and without waiting for a disk that does not answer: that counts as one
+    /// that cannot be written, once it has had as long as a [write](Settings::with_write_bound).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time enabled.
+    ///
+    /// # Cancel safety
+    /// Safe; what was opened is closed again.
+    pub async fn join(settings: &Settings) -> Result<Arc<Self>, OpenError> {
+        let bound = settings.write_bound();
+        let opening = tokio::task::spawn_blocking({
+            let settings = settings.clone();
+            move || Self::shared(&settings)
+        });
+        match tokio::time::timeout(bound, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Err(_) if settings.policy() == Policy::Required => Err(OpenError::Silent {
+                state_dir: settings.state_dir(),
+                bound,
+            }),
+            Err(_) => {
+                let registry = Self::in_memory(settings, RunId::current());
+                registry.degrade(Unrecorded::Silent(bound).to_string().into());
+                Ok(Arc::new(registry))
+            }
+        }
     }
 
     /// The settings it was opened with.
@@ -351,7 +411,20 @@ impl fmt::Debug for Registry {
 impl Ledger for Registry {
     async fn reserve(&self, row: Row) -> Result<(), LedgerError> {
         let worker = row.worker_id;
-        self.change(worker, |rows| rows.reserve(row).map(drop)).await
+        let mut reserving = Reserving {
+            registry: self,
+            worker: None,
+        };
+        let reserved = &mut reserving.worker;
+        let change = |rows: &mut Rows| {
+            rows.reserve(row)?;
+            *reserved = Some(worker);
+            Ok(())
+        };
+        let recorded = self.change(worker, change).await;
+        // Also an error has undone what there was to undo.
+        reserving.worker = None;
+        recorded
     }
 
     async fn activate(

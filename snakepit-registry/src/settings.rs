@@ -165,7 +165,7 @@ fn app_of_executable(path: Option<&Path>) -> String {
 
 /// The state directory of this user: `$XDG_STATE_HOME/snakepit`, or `$HOME/.local/state/snakepit`
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>). Without either, as for a service without a home:
-/// `/run/user/UID/snakepit` if there is such a directory, else `snakepit-UID` in the directory for temporary files.
+/// `/run/user/UID/snakepit` if there is such a directory, else `snakepit-state-UID` in the directory for temporary files.
 /// A relative path counts as none.
 pub fn default_state_dir() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
@@ -189,7 +189,7 @@ fn state_dir_of(
         .or_else(|| directory("HOME").map(|home| home.join(".local/state")))
         .or(runtime)
         .map_or_else(
-            || temporary.join(format!("snakepit-{user}")),
+            || temporary.join(format!("snakepit-state-{user}")),
             |state| state.join("snakepit"),
         )
 }
@@ -238,6 +238,6 @@ mod tests {
         assert_eq!(of(Some("/s"), Some("/h"), None), "/s/snakepit");
         assert_eq!(of(Some("s"), Some("/h"), None), "/h/.local/state/snakepit");
         assert_eq!(of(None, None, Some("/run/user/7")), "/run/user/7/snakepit");
-        assert_eq!(of(None, Some(""), None), "/tmp/snakepit-7");
+        assert_eq!(of(None, Some(""), None), "/tmp/snakepit-state-7");
     }
 }

@@ -153,6 +153,27 @@ impl Report {
         self.runs.iter().map(|run| run.count(ProcessEnd::Left)).sum()
     }
 
+    /// What was found and done, in a line.
+    pub fn summary(&self) -> String {
+        let runs = self.dead().count();
+        let (ended, left) = (self.ended(), self.left());
+        let runs = format!("{runs} dead {}", if runs == 1 { "run" } else { "runs" });
+        let took = self.took.as_secs_f64() * 1e3;
+        if self.dry_run {
+            return format!("{left} processes of {runs} would be ended");
+        }
+        let mut text = format!("{ended} processes of {runs} ended in {took:.0} ms");
+        if left > 0 {
+            text.push_str(&format!(", {left} are left"));
+        }
+        let undone = self.runs.iter().filter_map(|run| run.problem.as_deref());
+        for problem in self.problems.iter().map(String::as_str).chain(undone) {
+            text.push_str("; ");
+            text.push_str(problem);
+        }
+        text
+    }
+
     /// Whether there is anything worth telling: a process, a store that cannot be read, or a problem. What a host leaves
     /// that died without workers is removed without a word.
     pub fn has_findings(&self) -> bool {
