@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     evidence::{Evidence, ensure},
-    ground::{Ground, PATIENCE},
+    ground::{Ground, eventually},
     host::{Host, is_frozen},
     marks::FAMILY,
     report::Verdict,
@@ -104,11 +104,8 @@ pub(super) async fn die(
         for victim in &victims {
             victim.signal(libc::SIGSTOP)?;
         }
-        let began = Instant::now();
-        while !victims.iter().all(|victim| is_frozen(victim)) {
-            ensure!(began.elapsed() < PATIENCE, "the victims do not stop");
-            sleep(Duration::from_millis(1)).await;
-        }
+        let are_frozen = || Ok(victims.iter().all(|victim| is_frozen(victim)));
+        eventually("the victims do not stop", are_frozen).await?;
     }
     let began = Instant::now();
     for victim in victims {

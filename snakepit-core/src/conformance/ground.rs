@@ -28,9 +28,42 @@ pub(super) const LONG: Duration = Duration::from_secs(60);
 /// A grace that is meant to run out.
 pub(super) const SHORT: Duration = Duration::from_millis(200);
 /// How long what has to come may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Looking again and again, ever less often, until patience runs out.
+#[derive(Debug)]
+pub(super) struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self {
+            until: Instant::now() + PATIENCE,
+            pause: Duration::from_millis(1),
+        }
+    }
+
+    /// Pauses; `false` when there is no patience left.
+    pub(super) async fn is_left(&mut self) -> bool {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 3 / 2).min(Duration::from_millis(100));
+        Instant::now() < self.until
+    }
+}
+
+/// Waits for a condition; `otherwise` says what it means if it does not come.
+pub(super) async fn eventually(
+    otherwise: &str,
+    mut condition: impl FnMut() -> Result<bool, Evidence>,
+) -> Finding {
+    let mut patience = Patience::new();
+    while !condition()? {
+        ensure!(patience.is_left().await, "{otherwise}");
+    }
+    Ok(())
+}
 
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -112,33 +145,31 @@ impl Ground {
     }
 
     pub(super) async fn family(&self) -> Result<Vec<Marked>, Evidence> {
-        let began = Instant::now();
+        let mut patience = Patience::new();
         loop {
             if let Some(family) = self.marks.whole_family()? {
                 return Ok(family);
             }
-            if began.elapsed() > PATIENCE {
+            if !patience.is_left().await {
                 let roles: Vec<_> = self.marks.living()?.into_iter().map(|found| found.role).collect();
                 let wanted = FAMILY.map(|(role, _)| role);
                 return Err(Evidence(format!(
                     "of the processes {wanted:?} there are {roles:?}"
                 )));
             }
-            sleep(PAUSE).await;
         }
     }
 
     /// The one living process with this mark, once there is one.
     pub(super) async fn one(&self, role: &str) -> Result<Pidfd, Evidence> {
-        let began = Instant::now();
+        let mut patience = Patience::new();
         loop {
             let living = self.marks.living()?;
             let mut found: Vec<_> = living.into_iter().filter(|found| found.role == role).collect();
             if let (1, Some(one)) = (found.len(), found.pop()) {
                 return Ok(one.pidfd);
             }
-            ensure!(began.elapsed() < PATIENCE, "there never was one process `{role}`");
-            sleep(PAUSE).await;
+            ensure!(patience.is_left().await, "there never was one process `{role}`");
         }
     }
 
@@ -162,10 +193,8 @@ impl Ground {
 
     /// That nothing but this is left soon, whether or not this is.
     pub(super) async fn becomes_only(&self, role: &str, after: &str) -> Finding {
-        let began = Instant::now();
-        while self.has_only(role, after).is_err() && began.elapsed() < PATIENCE {
-            sleep(PAUSE).await;
-        }
+        let mut patience = Patience::new();
+        while self.has_only(role, after).is_err() && patience.is_left().await {}
         self.has_only(role, after)
     }
 
@@ -175,19 +204,17 @@ impl Ground {
             run_id: spec.run_id,
             worker_id: spec.worker_id,
         };
-        let began = Instant::now();
+        let mut patience = Patience::new();
         loop {
             let found = sweep(SweepQuery::new(target)).await?;
             if found.members.is_empty() && found.fleeting == 0 {
                 return Ok(());
             }
             ensure!(
-                began.elapsed() < PATIENCE,
+                patience.is_left().await,
                 "left after {after}: {:?}",
                 found.members
             );
-            // A sweep looks at every process of the machine.
-            sleep(PAUSE * 5).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     evidence::{Evidence, ensure},
-    ground::{Ground, LONG, PATIENCE},
+    ground::{Ground, LONG, eventually},
     report::Verdict,
 };
 
@@ -37,11 +37,7 @@ pub(super) async fn gate(ground: Arc<Ground>) -> Result<Verdict, Evidence> {
         std::fs::remove_file(&ran)?;
     }
     let launched = ground.launch(&ground.spec(&script)).await?;
-    let began = Instant::now();
-    while !ran.exists() {
-        ensure!(began.elapsed() < PATIENCE, "an open gate does not let it run");
-        sleep(Duration::from_millis(1)).await;
-    }
+    eventually("an open gate does not let it run", || Ok(ran.exists())).await?;
     launched.end(LONG).await?;
     Ok(if held {
         Verdict::Passed(String::new())

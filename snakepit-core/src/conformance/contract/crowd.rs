@@ -2,12 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
-
 use crate::{
     conformance::{
         evidence::{Evidence, Finding, ensure},
-        ground::{Ground, LONG, PATIENCE},
+        ground::{Ground, LONG, Patience},
     },
     process::{ProcessIdentity, Stat},
 };
@@ -57,17 +55,16 @@ pub(super) async fn no_growth(ground: Arc<Ground>) -> Finding {
         lived.push(live(&ground, n).await?);
     }
     // What was dropped is cleared away in the background.
-    let began = Instant::now();
+    let mut patience = Patience::new();
     loop {
         let (now, zombies) = (descriptors()?, zombies(&lived));
         if now <= before && zombies.is_empty() {
             return ground.becomes_empty("many lives").await;
         }
         ensure!(
-            began.elapsed() < PATIENCE,
+            patience.is_left().await,
             "after {LIVES} lives {now} descriptors in place of {before}, and these are not reaped: {zombies:?}"
         );
-        sleep(Duration::from_millis(5)).await;
     }
 }
 

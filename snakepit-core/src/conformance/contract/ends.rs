@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     conformance::{
         evidence::{Finding, ensure},
-        ground::{Ground, LONG, PATIENCE, SHORT},
+        ground::{Ground, LONG, PATIENCE, SHORT, eventually},
         marks::{STUBBORN, catches_sigterm, ignores_sigterm},
     },
     process::{EndReport, EndStep, ExitOutcome, Stat},
@@ -74,11 +74,8 @@ pub(super) async fn stopped(ground: Arc<Ground>) -> Finding {
     let launched = ground.launch_staying("trap 'exit 5' TERM").await?;
     let worker = ground.one("worker").await?;
     launched.process.signal(libc::SIGSTOP)?;
-    let began = Instant::now();
-    while Stat::read(worker.pid())?.state != b'T' {
-        ensure!(began.elapsed() < PATIENCE, "SIGSTOP does not stop it");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let is_stopped = || Ok(Stat::read(worker.pid())?.state == b'T');
+    eventually("SIGSTOP does not stop it", is_stopped).await?;
     let report = launched.end(LONG).await?;
     check(&report, EndStep::Term)?;
     ensure!(report.outcome == ExitOutcome::Exited(5), "{report:?}");
@@ -99,12 +96,8 @@ pub(super) async fn member_outlives_leader(ground: Arc<Ground>) -> Finding {
 /// Waits until a script ignores SIGTERM.
 async fn stubborn(ground: &Ground, role: &str) -> Finding {
     let one = ground.one(role).await?;
-    let began = Instant::now();
-    while !ignores_sigterm(one.pid()) {
-        ensure!(began.elapsed() < PATIENCE, "`{role}` does not come to its trap");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
+    let is_there = || Ok(ignores_sigterm(one.pid()));
+    eventually("a stubborn script does not come to its trap", is_there).await
 }
 
 pub(super) async fn session(ground: Arc<Ground>) -> Finding {
@@ -129,11 +122,8 @@ pub(super) async fn daemon(ground: Arc<Ground>) -> Finding {
         .launch_staying(&format!("(setsid /bin/sh {} &)", ground.marks.word("obedient")))
         .await?;
     let one = ground.one("obedient").await?;
-    let began = Instant::now();
-    while !catches_sigterm(one.pid()) {
-        ensure!(began.elapsed() < PATIENCE, "the daemon does not come to its trap");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let is_there = || Ok(catches_sigterm(one.pid()));
+    eventually("the daemon does not come to its trap", is_there).await?;
     let report = launched.end(LONG).await?;
     check(&report, EndStep::Term)?;
     ensure!(said.exists(), "the daemon was not asked: {report:?}");
