@@ -7,13 +7,13 @@ use std::{
 use snakepit_core::{
     event::Events,
     launch::Launcher,
-    ledger::{Ledger, MemoryLedger},
+    ledger::Ledger,
     pool::{Pool as CorePool, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
-use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError};
+use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError, record::Record};
 
 /// Why a pool did not start; nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,10 @@ pub enum StartError {
     /// No usable Python.
     #[error("no Python environment for the workers")]
     Python(#[source] Box<PythonEnvError>),
+    /// The registry, where it is [required](snakepit_registry::Policy::Required), or has a name that cannot be one.
+    #[cfg(feature = "registry")]
+    #[error("no registry to record the workers in")]
+    Registry(#[from] snakepit_registry::OpenError),
     /// The pool.
     #[error(transparent)]
     Pool(#[from] PoolStartError),
@@ -45,6 +49,8 @@ pub struct PoolBuilder {
     backend: Option<Backend>,
     launcher: Option<Arc<dyn Launcher>>,
     ledger: Option<Arc<dyn Ledger>>,
+    #[cfg(feature = "registry")]
+    registry: Option<snakepit_registry::Settings>,
     resources: Vec<Arc<dyn ResourceFactory>>,
     metrics: bool,
     queue_limit: Option<Option<usize>>,
@@ -71,6 +77,8 @@ impl PoolBuilder {
             backend: None,
             launcher: None,
             ledger: None,
+            #[cfg(feature = "registry")]
+            registry: Some(snakepit_registry::Settings::new()),
             resources: Vec::new(),
             metrics: true,
             queue_limit: None,
@@ -161,7 +169,28 @@ impl PoolBuilder {
         }
     }
 
-    /// Where started processes are recorded. Default: in memory, which orders the steps of a start and survives nothing.
+    /// The registry that records what the pool starts, so that the next start can end what is left should this program
+    /// be killed. It is closed when the last pool of the program that uses it has been shut down. Default: one named after the
+    /// executable, in the user's state directory, best effort.
+    #[cfg(feature = "registry")]
+    pub fn registry(self, settings: snakepit_registry::Settings) -> Self {
+        Self {
+            registry: Some(settings),
+            ..self
+        }
+    }
+
+    /// Records nothing on disk, and does not clean up after earlier runs.
+    #[cfg(feature = "registry")]
+    pub fn without_registry(self) -> Self {
+        Self {
+            registry: None,
+            ..self
+        }
+    }
+
+    /// A ledger of your own; there is no registry and no cleanup at the start then. Without the feature `registry` the
+    /// default is one in memory, which orders the steps of a start and survives nothing.
     pub fn ledger(self, ledger: Arc<dyn Ledger>) -> Self {
         Self {
             ledger: Some(ledger),
@@ -265,9 +294,15 @@ impl PoolBuilder {
             Some(launcher) => launcher,
             None => default_backend(self.backend).launcher()?,
         };
-        let ledger = self.ledger.unwrap_or_else(|| Arc::new(MemoryLedger::new()));
         let events = Events::new(&self.name);
-        let mut spec = GrpcWorkerSpec::new(events.clone(), launcher, ledger, PathBuf::new());
+        let record = match self.ledger {
+            Some(ledger) => Record::own(ledger),
+            #[cfg(feature = "registry")]
+            None => Record::open(self.registry, &events).await?,
+            #[cfg(not(feature = "registry"))]
+            None => Record::own(Arc::new(snakepit_core::ledger::MemoryLedger::new())),
+        };
+        let mut spec = GrpcWorkerSpec::new(events.clone(), launcher, record.ledger(), PathBuf::new());
         let python = match self.program {
             Some((program, args)) => {
                 (spec.program, spec.args) = (program, args);
@@ -284,6 +319,7 @@ impl PoolBuilder {
                 Some(python)
             }
         };
+        spec.env.extend(record.env());
         spec.env.extend(self.env);
         spec.adapters = self.adapters;
         spec.paths = self.paths;
@@ -316,7 +352,13 @@ impl PoolBuilder {
         for resource in self.resources {
             pool = pool.resource(resource);
         }
-        Ok(Pool::new(pool.start().await?, python))
+        match pool.start().await {
+            Ok(pool) => Ok(Pool::new(pool, python, record)),
+            Err(error) => {
+                record.close().await;
+                Err(error.into())
+            }
+        }
     }
 }
 

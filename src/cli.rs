@@ -6,6 +6,8 @@
 mod args;
 mod bench;
 mod call;
+#[cfg(feature = "registry")]
+mod cleanup;
 mod demo;
 mod doctor;
 mod failure;
@@ -29,6 +31,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args, verbose),
         Command::Bench(args) => bench::run(&args, verbose),
         Command::Doctor(args) => doctor::run(&args, verbose),
+        #[cfg(feature = "registry")]
+        Command::Cleanup(args) => cleanup::run(&args, verbose),
     };
     match done {
         Ok(code) => code,

@@ -20,6 +20,8 @@
 //! # Features
 //!
 //! - `backend-port` (default): workers are direct children whose standard input is the channel.
+//! - `registry` (default): what a pool starts is recorded on disk, and what a killed host has left is ended by the next
+//!   start; see [`registry`].
 //! - `cli` (default): the `snakepit` command.
 
 #[cfg(feature = "backend-port")]
@@ -35,11 +37,14 @@ pub use snakepit_core::{
     supervision::Shutdown,
     worker::{StartError, StartErrorKind},
 };
+#[cfg(feature = "registry")]
+pub use snakepit_registry as registry;
 
 mod backend;
 mod builder;
 mod pool;
 pub mod python_env;
+mod record;
 
 pub use backend::{Backend, BackendError};
 pub use builder::{PoolBuilder, StartError as PoolError};

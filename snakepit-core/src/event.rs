@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::broadcast;
 
 use crate::{
-    id::{SlotId, WorkerId},
+    id::{RunId, SlotId, WorkerId},
     process::EndReport,
     worker::{Down, StartError},
 };
@@ -104,6 +104,27 @@ pub enum EventKind {
         /// Processes in the tree.
         processes: u32,
     },
+    /// A process that a dead host had left behind was found when the pool started. It was ended, unless `left` says why
+    /// not.
+    OrphanEnded {
+        /// The run that had started it.
+        run: RunId,
+        worker: Option<WorkerId>,
+        pid: u32,
+        program: Arc<str>,
+        left: Option<Arc<str>>,
+    },
+    /// What dead hosts had left behind was looked for when the pool started, and something was found: in how many
+    /// runs, how many processes were ended and how many are left.
+    OrphansCleaned {
+        runs: usize,
+        ended: usize,
+        remaining: usize,
+        took: Duration,
+    },
+    /// What the pool starts is recorded in memory only from now on: nothing tells the next start what to end should the
+    /// host be killed, but what stands in the environment of its processes.
+    LedgerDegraded { reason: Arc<str> },
     /// The pool takes no new calls.
     PoolDraining,
     /// The pool has ended.

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// One life of a host: 128 random bits, printed as 32 hex digits.
@@ -24,10 +27,16 @@ impl RunId {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// The id of this process's run: drawn once, the same for every pool of the host.
+    /// The id of this process's run: drawn once, the same for every pool of the host. A fork of the host is another
+    /// process, with a run of its own.
     pub fn current() -> Self {
-        static CURRENT: std::sync::OnceLock<RunId> = std::sync::OnceLock::new();
-        *CURRENT.get_or_init(Self::random)
+        static CURRENT: Mutex<Option<(u32, RunId)>> = Mutex::new(None);
+        // Each use leaves it whole, also when drawing panics.
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        match *current {
+            Some((pid, id)) if pid == std::process::id() => id,
+            _ => current.insert((std::process::id(), Self::random())).1,
+        }
     }
 }
 

@@ -3,7 +3,13 @@
 //! A [`Ledger`] learns of a worker before its process exists and forgets it only when nothing of it is left,
 //! so that whatever a host leaves behind by dying can be found by its rows.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Mutex, time::SystemTime};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    path::PathBuf,
+    sync::Mutex,
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 
@@ -114,11 +120,121 @@ pub enum LedgerError {
     },
 }
 
+/// Rows and the changes they allow, without anything that keeps them: what every [`Ledger`] does in the same way.
+///
+/// Each change gives the row as it is afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    rows: BTreeMap<WorkerId, Row>,
+}
+
+impl Rows {
+    /// Rows that were there before, as read from a store.
+    pub fn from_rows(rows: impl IntoIterator<Item = Row>) -> Self {
+        let rows = rows.into_iter().map(|row| (row.worker_id, row)).collect();
+        Self { rows }
+    }
+
+    /// As [`Ledger::reserve`].
+    ///
+    /// # Errors
+    /// When the row exists already.
+    pub fn reserve(&mut self, row: Row) -> Result<&Row, LedgerError> {
+        let worker = row.worker_id;
+        match self.rows.entry(worker) {
+            Entry::Occupied(found) => Err(LedgerError::IllegalTransition {
+                change: "reserve",
+                worker,
+                found: Some(found.get().state),
+            }),
+            Entry::Vacant(place) => Ok(place.insert(Row {
+                state: RowState::Reserved,
+                identity: None,
+                containment: Containment::default(),
+                ..row
+            })),
+        }
+    }
+
+    /// As [`Ledger::activate`].
+    ///
+    /// # Errors
+    /// When the row is not reserved.
+    pub fn activate(
+        &mut self,
+        worker: WorkerId,
+        identity: &ProcessIdentity,
+        containment: &Containment,
+    ) -> Result<&Row, LedgerError> {
+        let row = self.allowed("activate", worker, &[RowState::Reserved])?;
+        row.state = RowState::Active;
+        row.identity = Some(identity.clone());
+        row.containment = containment.clone();
+        Ok(row)
+    }
+
+    /// As [`Ledger::ending`].
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn ending(&mut self, worker: WorkerId) -> Result<&Row, LedgerError> {
+        let allowed = [RowState::Reserved, RowState::Active, RowState::Ending];
+        let row = self.allowed("mark as ending", worker, &allowed)?;
+        row.state = RowState::Ending;
+        Ok(row)
+    }
+
+    /// As [`Ledger::release`]; gives the row that was there.
+    ///
+    /// # Errors
+    /// When there is no such row, or its process was never ended.
+    pub fn release(&mut self, worker: WorkerId) -> Result<Row, LedgerError> {
+        let row = self.allowed("release", worker, &[RowState::Reserved, RowState::Ending])?;
+        let row = row.clone();
+        self.rows.remove(&worker);
+        Ok(row)
+    }
+
+    /// The row of a worker.
+    pub fn get(&self, worker: WorkerId) -> Option<&Row> {
+        self.rows.get(&worker)
+    }
+
+    /// Puts back what a change has replaced: `None` is no row.
+    pub fn restore(&mut self, worker: WorkerId, row: Option<Row>) {
+        match row {
+            Some(row) => self.rows.insert(worker, row),
+            None => self.rows.remove(&worker),
+        };
+    }
+
+    /// All rows, by worker.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    fn allowed(
+        &mut self,
+        change: &'static str,
+        worker: WorkerId,
+        allowed: &[RowState],
+    ) -> Result<&mut Row, LedgerError> {
+        let row = self.rows.get_mut(&worker);
+        let found = row.as_ref().map(|row| row.state);
+        row.filter(|row| allowed.contains(&row.state))
+            .ok_or(LedgerError::IllegalTransition {
+                change,
+                worker,
+                found,
+            })
+    }
+}
+
 /// A ledger in memory: the order of the steps without the durability. What a crashed host leaves behind
 /// cannot be found by it.
 #[derive(Debug, Default)]
 pub struct MemoryLedger {
-    rows: Mutex<BTreeMap<WorkerId, Row>>,
+    rows: Mutex<Rows>,
 }
 
 impl MemoryLedger {
@@ -127,28 +243,8 @@ impl MemoryLedger {
         Self::default()
     }
 
-    fn change(
-        &self,
-        change: &'static str,
-        worker: WorkerId,
-        allowed: &[RowState],
-        apply: impl FnOnce(&mut BTreeMap<WorkerId, Row>),
-    ) -> Result<(), LedgerError> {
-        let mut rows = self.lock();
-        let found = rows.get(&worker).map(|row| row.state);
-        if !found.is_some_and(|state| allowed.contains(&state)) {
-            return Err(LedgerError::IllegalTransition {
-                change,
-                worker,
-                found,
-            });
-        }
-        apply(&mut rows);
-        Ok(())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkerId, Row>> {
-        // A panic while the map was held cannot have left it half changed: every change is one call.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Rows> {
+        // A panic while the rows were held cannot have left them half changed: every change is one call.
         self.rows
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -158,25 +254,7 @@ impl MemoryLedger {
 #[async_trait]
 impl Ledger for MemoryLedger {
     async fn reserve(&self, row: Row) -> Result<(), LedgerError> {
-        let mut rows = self.lock();
-        let worker = row.worker_id;
-        if let Some(found) = rows.get(&worker) {
-            return Err(LedgerError::IllegalTransition {
-                change: "reserve",
-                worker,
-                found: Some(found.state),
-            });
-        }
-        rows.insert(
-            worker,
-            Row {
-                state: RowState::Reserved,
-                identity: None,
-                containment: Containment::default(),
-                ..row
-            },
-        );
-        Ok(())
+        self.lock().reserve(row).map(drop)
     }
 
     async fn activate(
@@ -185,33 +263,19 @@ impl Ledger for MemoryLedger {
         identity: &ProcessIdentity,
         containment: &Containment,
     ) -> Result<(), LedgerError> {
-        self.change("activate", worker, &[RowState::Reserved], |rows| {
-            if let Some(row) = rows.get_mut(&worker) {
-                row.state = RowState::Active;
-                row.identity = Some(identity.clone());
-                row.containment = containment.clone();
-            }
-        })
+        self.lock().activate(worker, identity, containment).map(drop)
     }
 
     async fn ending(&self, worker: WorkerId) -> Result<(), LedgerError> {
-        let allowed = [RowState::Reserved, RowState::Active, RowState::Ending];
-        self.change("mark as ending", worker, &allowed, |rows| {
-            if let Some(row) = rows.get_mut(&worker) {
-                row.state = RowState::Ending;
-            }
-        })
+        self.lock().ending(worker).map(drop)
     }
 
     async fn release(&self, worker: WorkerId) -> Result<(), LedgerError> {
-        let allowed = [RowState::Reserved, RowState::Ending];
-        self.change("release", worker, &allowed, |rows| {
-            rows.remove(&worker);
-        })
+        self.lock().release(worker).map(drop)
     }
 
     async fn rows(&self) -> Result<Vec<Row>, LedgerError> {
-        Ok(self.lock().values().cloned().collect())
+        Ok(self.lock().iter().cloned().collect())
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Demo(Box<DemoArgs>),
     Bench(Box<BenchArgs>),
     Doctor(DoctorArgs),
+    #[cfg(feature = "registry")]
+    Cleanup(CleanupArgs),
 }
 
 /// Call a Python function and print its result as JSON.
@@ -125,6 +127,31 @@ pub(crate) struct DoctorArgs {
     pub(crate) python: PythonArgs,
 }
 
+/// End what programs have left behind that died, and nothing else.
+///
+/// A program that is killed may leave workers behind, or what they have started. Its next start ends them; this does so
+/// without one. Programs that live are left alone, and a process is ended only if it is certain to belong to a dead one.
+/// Exit code 0: nothing is left; 1: something is left, or with --dry-run something was found; 2: wrong usage.
+#[cfg(feature = "registry")]
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Clean up after this application [default: snakepit, which is what this command is when it calls].
+    #[arg(long, value_name = "NAME", value_parser = app_name, conflicts_with = "all")]
+    pub(crate) app: Option<String>,
+    /// Clean up after every application.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Directory with the records [default: $XDG_STATE_HOME/snakepit, else ~/.local/state/snakepit].
+    #[arg(long, value_name = "DIR", value_parser = directory)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Only show what would be ended.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// What the workers import and how they are started.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PoolArgs {
@@ -197,6 +224,14 @@ impl PythonArgs {
             builder = builder.interpreter(python);
         }
         Ok(builder.build()?)
+    }
+}
+
+#[cfg(feature = "registry")]
+fn app_name(name: &str) -> Result<String, String> {
+    match snakepit::registry::check_app(name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

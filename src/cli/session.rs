@@ -33,6 +33,9 @@ pub(crate) async fn with_pool<T>(
     builder: PoolBuilder,
     work: impl AsyncFnOnce(&Pool) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    // Whatever the file is called: `snakepit cleanup` has to find it.
+    #[cfg(feature = "registry")]
+    let builder = builder.registry(snakepit::registry::Settings::new().with_app(super::cleanup::OWN_APP));
     let mut interrupts = Interrupts::listen()?;
     let pool = tokio::select! {
         started = builder.start() => started?,

@@ -8,6 +8,7 @@
 //! environment we may not read ([`Found::unreadable`]).
 
 mod scan;
+mod tagged;
 mod tags;
 
 use std::{
@@ -15,6 +16,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use tagged::{Tagged, tagged};
+pub use tags::Tags;
 use tokio::sync::oneshot;
 
 use super::{Member, ProcessGroup, Stat};

@@ -4,12 +4,20 @@ use snakepit_proto::env;
 
 use crate::id::{RunId, WorkerId};
 
-/// What an environment says about where its process comes from.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tags {
-    pub(super) run_id: Option<RunId>,
-    pub(super) worker_id: Option<WorkerId>,
-    pub(super) outer_run_ids: Vec<RunId>,
+/// What an environment says about where its process comes from. What cannot be parsed counts as absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tags {
+    /// The run that started it.
+    pub run_id: Option<RunId>,
+    /// The worker it is, or belongs to.
+    pub worker_id: Option<WorkerId>,
+    /// The runs outside of that one, outermost first.
+    pub outer_run_ids: Vec<RunId>,
+    /// The host of the run, in the form of [`env::HOST`](crate::launch::env::HOST).
+    pub host: Option<String>,
+    /// The application of the host.
+    pub app: Option<String>,
 }
 
 impl Tags {
@@ -17,7 +25,7 @@ impl Tags {
     /// getenv(3); what cannot be parsed counts as absent.
     pub(super) fn parse(environ: &[u8]) -> Self {
         let mut tags = Self::default();
-        let mut seen = [false; 3];
+        let mut seen = [false; 5];
         for variable in environ.split(|&byte| byte == 0) {
             // All names of ours begin like this; nearly all variables of a process do not.
             if !variable.starts_with(b"SNAKEPIT_") {
@@ -29,7 +37,13 @@ impl Tags {
             let Some((name, value)) = text.split_once('=') else {
                 continue;
             };
-            let names = [env::RUN_ID, env::WORKER_ID, env::OUTER_RUN_IDS];
+            let names = [
+                env::RUN_ID,
+                env::WORKER_ID,
+                env::OUTER_RUN_IDS,
+                env::HOST,
+                env::APP,
+            ];
             let Some(which) = names.iter().position(|&known| known == name) else {
                 continue;
             };
@@ -39,7 +53,9 @@ impl Tags {
             match which {
                 0 => tags.run_id = value.parse().ok(),
                 1 => tags.worker_id = value.parse().ok().map(WorkerId),
-                _ => tags.outer_run_ids = value.split(':').filter_map(|id| id.parse().ok()).collect(),
+                2 => tags.outer_run_ids = value.split(':').filter_map(|id| id.parse().ok()).collect(),
+                3 => tags.host = Some(value.to_owned()),
+                _ => tags.app = Some(value.to_owned()),
             }
         }
         tags
@@ -55,12 +71,15 @@ mod tests {
         let (run, outer) = (RunId::random(), RunId::random());
         let text = format!(
             "PATH=/bin\0SNAKEPIT_RUN_ID={run}\0SNAKEPIT_WORKER_ID=7\0SNAKEPIT_WORKER_ID=8\0\
-             SNAKEPIT_OUTER_RUN_IDS={outer}:nonsense\0SNAKEPIT_CHANNEL=fd:0\0XSNAKEPIT_RUN_ID=1\0"
+             SNAKEPIT_OUTER_RUN_IDS={outer}:nonsense\0SNAKEPIT_CHANNEL=fd:0\0XSNAKEPIT_RUN_ID=1\0\
+             SNAKEPIT_HOST=1.2.3.b\0SNAKEPIT_APP=app\0"
         );
         let expected = Tags {
             run_id: Some(run),
             worker_id: Some(WorkerId(7)),
             outer_run_ids: vec![outer],
+            host: Some("1.2.3.b".to_owned()),
+            app: Some("app".to_owned()),
         };
         assert_eq!(Tags::parse(text.as_bytes()), expected);
     }
