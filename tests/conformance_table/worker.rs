@@ -8,6 +8,7 @@ use snakepit::{
     core::{
         conformance::{Hosted, StartingHosted},
         launch::Launcher,
+        ledger::MemoryLedger,
     },
 };
 
@@ -16,9 +17,12 @@ pub(super) fn start(launcher: Arc<dyn Launcher>, script: PathBuf) -> StartingHos
     Box::pin(async move {
         let mut shutdown = Shutdown::BRUTAL;
         shutdown.grace = Duration::from_millis(200);
+        // In memory: a registry would have the next host end what this one is seen to leave.
+        let ledger = Arc::new(MemoryLedger::new());
         let pool = Pool::builder()
             .workers(1)
             .launcher(launcher)
+            .ledger(ledger)
             .shutdown(shutdown)
             .start()
             .await?;
