@@ -50,6 +50,7 @@ impl Home {
             .args(args)
             .stdin(Stdio::null())
             .env("XDG_CACHE_HOME", self.dir().join("cache"))
+            .env("XDG_STATE_HOME", self.dir().join("state"))
             .env("NO_COLOR", "1")
             .env_remove("RUST_LOG");
         command
