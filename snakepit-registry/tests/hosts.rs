@@ -295,17 +295,24 @@ async fn from_a_new_pid_namespace_the_lock_alone_tells_who_lives() {
 async fn processes_of_a_dead_host_without_a_record_are_found_by_what_their_environment_says_of_it() {
     let scene = Scene::new();
     // Nothing can be recorded below a file.
-    let nowhere = |scene: &Scene| {
-        HostSpec::new(scene, &[TREE])
-            .with("HOST_STATE", "/dev/null/state")
+    fs::write(scene.state(), "").unwrap();
+    let host = || {
+        HostSpec::new(&scene, &[TREE])
             .with("HOST_BEST_EFFORT", "1")
             .start()
     };
-    let (mut dead, living) = (nowhere(&scene), nowhere(&scene));
+    let (mut dead, living) = (host(), host());
     let (orphans, family) = (dead.await_family(2), living.await_family(2));
     dead.kill();
-    let other = cleanup::CleanupOptions::new(scene.state(), "another");
-    assert_eq!(cleanup::run(&other).await.unwrap().runs, []);
+    fs::remove_file(scene.state()).unwrap();
+    // Neither another application's nor one's of the same name with records elsewhere.
+    for (state, app) in [
+        (scene.state(), "another"),
+        (scene.file("elsewhere"), scene.app.as_str()),
+    ] {
+        let other = cleanup::CleanupOptions::new(state, app);
+        assert_eq!(cleanup::run(&other).await.unwrap().runs, []);
+    }
     let looked = cleanup::run(&scene.options().with_dry_run(true)).await.unwrap();
     assert_eq!(of_run(&looked, dead.run).found.len(), 2);
     assert!(all_alive(&orphans));

@@ -1,5 +1,7 @@
 //! A home of its own for each test, and the command run in it.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -328,13 +328,13 @@ pub fn assert_cleaned(report: &Report, run: RunId) {
 }
 
 /// What a worker is started with.
-pub fn spec(worker_id: WorkerId, script: &str, app: &str) -> LaunchSpec {
+pub fn spec(worker_id: WorkerId, script: &str, tag: &str) -> LaunchSpec {
     LaunchSpec {
         run_id: RunId::current(),
         worker_id,
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
-        env: vec![(tags::APP.into(), app.into())],
+        env: vec![(tags::APP.into(), tag.into())],
         env_remove: Vec::new(),
         cwd: None,
         channel: ChannelForm::Inherited,
@@ -360,7 +360,7 @@ pub fn row(worker_id: WorkerId) -> Row {
 pub async fn start(registry: &Registry, script: &str) -> (WorkerId, Arc<dyn LaunchedProcess>) {
     let worker = WorkerId::next();
     registry.reserve(row(worker)).await.unwrap();
-    let spec = spec(worker, script, registry.settings().app());
+    let spec = spec(worker, script, &registry.settings().tag());
     let process = PortLauncher::new().launch(&spec).await.unwrap();
     let mut identity = process.identity().clone();
     if env::var_os("HOST_NO_HANDLES").is_some() {
