@@ -137,7 +137,7 @@ fn what_a_killed_command_has_left_is_shown_ended_and_gone() {
     exits_with(
         &done,
         0,
-        &["1 alive, 1 dead: 1 processes ended", &daemon, "worker 1", "sleep"],
+        &["1 alive, 1 dead: 1 process ended", &daemon, "worker 1", "sleep"],
     );
     assert!(!caller.daemon.is_alive().unwrap());
     let json = home.run(&["cleanup", "--json"]);
@@ -164,7 +164,7 @@ fn the_next_call_ends_what_a_killed_one_has_left() {
         0,
         &[
             "5.0",
-            "cleaned up after earlier runs: 1 processes of 1 dead run ended",
+            "cleaned up after earlier runs: 1 process of 1 dead run ended",
         ],
     );
     assert!(!caller.daemon.is_alive().unwrap());

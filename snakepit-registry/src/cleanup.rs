@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-pub use report::{FoundBy, FoundProcess, ProcessEnd, RecordEnd, Report, RunReport, RunState};
+pub use report::{FoundBy, FoundProcess, ProcessEnd, RecordEnd, Report, RunReport, RunState, processes};
 use snakepit_core::{
     RunId,
     process::sweep::{Tagged, tagged},

@@ -44,7 +44,9 @@ async fn starts(ledger: &Arc<dyn Ledger>) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_starts_at_a_time_wait_for_the_disk_a_handful_of_times() {
     let scene = Scene::new();
+    let began = Instant::now();
     let registry = Registry::open(&scene.settings()).unwrap();
+    println!("opened in {:?}", began.elapsed());
     let recorded = starts(&(Arc::clone(&registry) as Arc<dyn Ledger>)).await;
     let writes = registry.writes();
     let remembered = starts(&(Arc::new(MemoryLedger::new()) as Arc<dyn Ledger>)).await;
@@ -54,7 +56,9 @@ async fn a_hundred_starts_at_a_time_wait_for_the_disk_a_handful_of_times() {
         registry.ending(worker).await.unwrap();
         registry.release(worker).await.unwrap();
     }
+    let began = Instant::now();
     registry.close().await;
+    println!("closed in {:?}", began.elapsed());
     assert_eq!(scene.entries(), [""; 0]);
 }
 
