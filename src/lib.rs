@@ -63,6 +63,8 @@ mod guide {
 
     page!(readme, "README.md");
     page!(adapters, "adapters.md");
+    #[cfg(feature = "registry")]
+    page!(after_a_crash, "after-a-crash.md");
     page!(calls, "calls.md");
     page!(command, "command.md");
     page!(deadlines, "deadlines.md");

@@ -156,13 +156,13 @@ impl Report {
     /// What was found and done, in a line.
     pub fn summary(&self) -> String {
         let runs = self.dead().count();
-        let (ended, left) = (self.ended(), self.left());
+        let left = self.left();
         let runs = format!("{runs} dead {}", if runs == 1 { "run" } else { "runs" });
         let took = self.took.as_secs_f64() * 1e3;
         if self.dry_run {
-            return format!("{left} processes of {runs} would be ended");
+            return format!("{} of {runs} would be ended", processes(left));
         }
-        let mut text = format!("{ended} processes of {runs} ended in {took:.0} ms");
+        let mut text = format!("{} of {runs} ended in {took:.0} ms", processes(self.ended()));
         if left > 0 {
             text.push_str(&format!(", {left} are left"));
         }
@@ -214,6 +214,11 @@ impl RunReport {
     pub fn count(&self, end: ProcessEnd) -> usize {
         self.found.iter().filter(|process| process.end == end).count()
     }
+}
+
+/// A number of processes, in words.
+pub fn processes(number: usize) -> String {
+    format!("{number} {}", if number == 1 { "process" } else { "processes" })
 }
 
 fn as_text<S: Serializer>(id: &RunId, to: S) -> Result<S::Ok, S::Error> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use snakepit::registry::cleanup::{
-    FoundBy, FoundProcess, ProcessEnd, RecordEnd, Report, RunReport, RunState,
+    FoundBy, FoundProcess, ProcessEnd, RecordEnd, Report, RunReport, RunState, processes,
 };
 
 use crate::cli::{
@@ -53,7 +53,12 @@ fn runs(report: &Report, style: Style) -> Result<(), Failure> {
             run.run_id, run.app, run.rows
         );
         if run.state != RunState::Alive {
-            let (ended, left) = (run.count(ProcessEnd::Ended), run.count(ProcessEnd::Left));
+            // Nothing is ended by looking, so that nothing is left over either.
+            let count = |end| match report.dry_run {
+                true => "-".to_owned(),
+                false => run.count(end).to_string(),
+            };
+            let (ended, left) = (count(ProcessEnd::Ended), count(ProcessEnd::Left));
             line.push_str(&format!(
                 "  {:>5}  {ended:>5}  {left:>4}  {:>7}",
                 run.found.len(),
@@ -124,23 +129,21 @@ fn verdict(report: &Report, style: Style) -> String {
     let runs = format!("{alive} alive, {} dead", report.dead().count());
     let took = output::duration(report.took);
     if report.dry_run {
-        let found = report.left();
+        let found = processes(report.left());
         return if report.dead().next().is_none() {
             style.green(format_args!("{runs}: nothing to do."))
         } else {
             style.yellow(format_args!(
-                "{runs}: {found} processes would be ended (looked for {took})."
+                "{runs}: {found} would be ended (looked for {took})."
             ))
         };
     }
-    let ended = report.ended();
+    let ended = processes(report.ended());
     if report.is_clean() {
-        style.green(format_args!(
-            "{runs}: {ended} processes ended, nothing is left ({took})."
-        ))
+        style.green(format_args!("{runs}: {ended} ended, nothing is left ({took})."))
     } else {
         style.red(format_args!(
-            "{runs}: {ended} processes ended, {} left, see above ({took}).",
+            "{runs}: {ended} ended, {} left, see above ({took}).",
             report.left()
         ))
     }
