@@ -474,3 +474,68 @@ fn stored(worker: WorkerId, why: Unrecorded) -> LedgerError {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use snakepit_core::ledger::RowState;
+
+    use super::*;
+    use crate::testing::row;
+
+    /// A disk that answers nothing.
+    struct Silent;
+
+    impl Sink for Silent {
+        fn apply(&mut self, _: &[Change]) -> Result<(), StoreError> {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    fn on_a_silent_disk(policy: Policy) -> Registry {
+        let settings = Settings::new()
+            .with_policy(policy)
+            .with_write_bound(Duration::from_millis(20));
+        let registry = Registry::in_memory(&settings, RunId::random());
+        lock(&registry.disk).writer = Some(Writer::start(Silent).unwrap());
+        registry
+    }
+
+    #[tokio::test]
+    async fn a_silent_disk_holds_up_one_start_and_then_the_registry_works_in_memory() {
+        let registry = on_a_silent_disk(Policy::BestEffort);
+        registry.reserve(row(1)).await.unwrap();
+        let reason = registry.degraded().unwrap();
+        assert!(reason.contains("20ms"), "{reason}");
+        registry.ending(WorkerId(1)).await.unwrap();
+        let rows = registry.rows().await.unwrap();
+        assert_eq!(rows[0].state, RowState::Ending);
+        registry.release(WorkerId(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_disk_refuses_each_start_where_records_are_required_and_nothing_has_happened() {
+        let registry = on_a_silent_disk(Policy::Required);
+        for _ in 0..2 {
+            let error = registry.reserve(row(1)).await.unwrap_err();
+            let text = snakepit_core::rpc::error_chain(&error);
+            assert!(text.contains("20ms"), "{text}");
+            assert!(registry.rows().await.unwrap().is_empty());
+        }
+        assert_eq!(registry.degraded(), None);
+    }
+
+    #[tokio::test]
+    async fn a_row_whose_reserver_leaves_is_taken_back() {
+        let registry = on_a_silent_disk(Policy::BestEffort);
+        {
+            let mut reserving = std::pin::pin!(registry.reserve(row(1)));
+            let waits =
+                std::future::poll_fn(|context| std::task::Poll::Ready(reserving.as_mut().poll(context)));
+            assert!(waits.await.is_pending());
+            assert_eq!(lock(&registry.rows).iter().len(), 1);
+        }
+        assert_eq!(lock(&registry.rows).iter().len(), 0);
+    }
+}
