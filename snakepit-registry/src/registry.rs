@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,12 @@ pub enum OpenError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Somebody else's share in the registry came first, without insisting on records.
+    #[error("the registry of this program works in memory: {reason}")]
+    Degraded {
+        /// Why.
+        reason: Arc<str>,
     },
     /// The disk does not answer.
     #[error("no answer from the disk with {} within {bound:?}", state_dir.display())]
@@ -112,6 +118,8 @@ pub struct Registry {
     rows: Mutex<Rows>,
     disk: Mutex<Disk>,
     writes: Arc<AtomicU64>,
+    /// Whether somebody who shares it insists on records.
+    required: AtomicBool,
 }
 
 /// What the rows are written to.
@@ -167,6 +175,7 @@ impl Registry {
             rows: Mutex::default(),
             disk: Mutex::default(),
             writes: Arc::default(),
+            required: AtomicBool::new(settings.policy() == Policy::Required),
         }
     }
 
@@ -184,8 +193,10 @@ impl Registry {
         let (store, contents) = match Store::open(directory.path()) {
             Ok(opened) => opened,
             Err(source) => {
-                // Half-made, and nothing refers to it. What remains of a full disk is removed by the next cleanup.
-                let _ = directory.remove();
+                if directory.is_new() {
+                    // What remains on a full disk is removed by the next cleanup.
+                    let _ = directory.remove();
+                }
                 return Err(OpenError::Store { app_dir, source });
             }
         };
@@ -202,10 +213,11 @@ impl Registry {
         Ok((Rows::from_rows(contents.rows), disk))
     }
 
-    /// The registry of this process for the application and the state directory: the one that is open, or a new one.
+    /// The registry of this process for the application and the state directory: the one that is open, or a new one. Of the
+    /// policies of those who share it the strictest is in force; the other settings are those it was opened with.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open); also when records are required, and the one that is open has gone on in memory.
     pub fn shared(settings: &Settings) -> Result<Arc<Self>, OpenError> {
         let mut shared = lock(&SHARED);
         let pid = std::process::id();
@@ -216,6 +228,12 @@ impl Registry {
                 && registry.settings.state_dir() == settings.state_dir()
         };
         if let Some(open) = shared.iter().filter_map(Weak::upgrade).find(same) {
+            if settings.policy() == Policy::Required {
+                if let Some(reason) = open.degraded() {
+                    return Err(OpenError::Degraded { reason });
+                }
+                open.required.store(true, Ordering::Relaxed);
+            }
             return Ok(open);
         }
         let opened = Self::open(settings)?;
@@ -329,16 +347,12 @@ impl Registry {
             Ok(Err(_)) => Unrecorded::NoWriter,
             Err(_) => Unrecorded::Silent(bound),
         };
-        match self.settings.policy() {
-            Policy::BestEffort => {
-                self.degrade(failure.to_string().into());
-                Ok(())
-            }
-            Policy::Required => {
-                lock(&self.rows).restore(worker, before);
-                Err(stored(worker, failure))
-            }
+        if self.required.load(Ordering::Relaxed) {
+            lock(&self.rows).restore(worker, before);
+            return Err(stored(worker, failure));
         }
+        self.degrade(failure.to_string().into());
+        Ok(())
     }
 
     /// Goes on in memory, and says so once.
