@@ -73,5 +73,6 @@ mod guide {
     page!(python_environment, "python-environment.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
+    page!(what_survives_what, "what-survives-what.md");
     page!(write_a_backend, "write-a-backend.md");
 }

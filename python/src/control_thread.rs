@@ -14,6 +14,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     control::Control,
     data::Data,
+    host::Host,
     listen::Listener,
     router::Router,
     serve,
@@ -63,6 +64,10 @@ async fn run(shared: Arc<Shared>, endpoint: Endpoint, descriptors: Vec<i32>) {
     tokio::spawn(report_health(Arc::clone(&shared), health.clone()));
     tokio::spawn(bound_the_end(Arc::clone(&shared)));
     tokio::spawn(watch_descriptors(Arc::clone(&shared), descriptors));
+    tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move { Host::find().watch(&shared).await }
+    });
     let control = Control::new(Arc::clone(&shared));
     match endpoint {
         Endpoint::Inherited(socket) => {

@@ -18,6 +18,7 @@ mod credit;
 mod data;
 mod entry;
 mod events;
+mod host;
 mod inherited;
 mod lenient;
 mod listen;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use snakepit_proto::preamble::journal;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// The signal that interrupts the running call: `SIGRTMIN + 1`.
 ///
@@ -125,6 +126,16 @@ pub(crate) fn close_in_child(descriptors: &[i32]) {
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: has no preconditions and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Watches a descriptor for being readable.
+///
+/// # Errors
+/// What epoll_ctl(2) answers.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the watch owns the descriptor, which names one open file until it is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    Ok(watched?)
 }
 
 /// Is the descriptor still open?

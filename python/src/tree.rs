@@ -40,6 +40,11 @@ fn stat(pid: i32) -> Option<Stat> {
     })
 }
 
+/// When a process was started, in clock ticks since boot; a zombie still tells.
+pub(crate) fn start_of(pid: i32) -> Option<u64> {
+    stat(pid).map(|stat| stat.start)
+}
+
 /// Appends the children of all threads of `pid`.
 fn children(pid: i32, out: &mut Vec<Below>) {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -195,6 +195,78 @@ def test_loss_of_the_host_ends_everything_the_worker_started(inherited_worker: S
     call = worker.begin("hold_gil", 60)
     eventually(lambda: worker.running() == call.call_id)
     assert gone_after(worker, pids) < 1
+
+
+class NamedHost:
+    """A process that stands for a host which names itself in its workers' environment."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(["sleep", "600"])
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            self.start = int(stat.read().rpartition(")")[2].split()[19])
+
+    def name(self, **changes: object) -> dict[str, str]:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        parts = {
+            "pid": self.process.pid,
+            "start": self.start,
+            "namespace": namespace,
+            "boot": boot,
+            **changes,
+        }
+        return {"SNAKEPIT_HOST": ".".join(str(part) for part in parts.values())}
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def named_host() -> Iterator[NamedHost]:
+    host = NamedHost()
+    yield host
+    host.kill()
+
+
+def test_a_worker_on_a_path_ends_with_the_host_that_started_it(
+    unix_worker: Callable[..., UnixWorker], named_host: NamedHost
+) -> None:
+    worker = unix_worker("sample", env=named_host.name())
+    pids = worker.call("spawn_tree")
+    call = worker.begin("hold_gil", 60)
+    eventually(lambda: worker.running() == call.call_id)
+    named_host.kill()
+    eventually(lambda: not any(alive(pid) for pid in [worker.pid, *pids]), 5)
+    assert not worker.path.exists()
+
+
+def test_a_worker_ends_with_its_host_though_a_fork_of_it_holds_the_channel(
+    inherited_worker: Start, named_host: NamedHost
+) -> None:
+    worker = inherited_worker(env=named_host.name())
+    assert worker.call("echo", 1) == 1
+    named_host.kill()
+    eventually(lambda: not alive(worker.pid), 5)
+
+
+def test_a_worker_whose_host_has_ended_already_does_not_stay(named_host: NamedHost, tmp_path: Path) -> None:
+    # The pid lives, and is another process than the one that was named.
+    worker = UnixWorker(tmp_path / "w.sock", env=named_host.name(start=named_host.start - 1))
+    try:
+        eventually(lambda: not alive(worker.pid), 30)
+    finally:
+        worker.end()
+
+
+@pytest.mark.parametrize("change", [{"boot": "another"}, {"namespace": 1}, {"pid": "x"}])
+def test_a_host_that_is_out_of_sight_says_nothing(
+    unix_worker: Callable[..., UnixWorker], named_host: NamedHost, change: dict[str, object]
+) -> None:
+    worker = unix_worker("sample", env=named_host.name(**{"start": named_host.start - 1, **change}))
+    for _ in range(20):
+        worker.ping()
+    assert alive(worker.pid)
 
 
 def test_loss_of_control_alone_ends_the_worker(inherited_worker: Start) -> None:

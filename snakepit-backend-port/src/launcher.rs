@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use snakepit_core::launch::{LaunchError, LaunchSpec, LaunchedProcess, Launcher};
-
-use crate::{process::PortProcess, spawn};
+use command_group::CommandGroup;
+use snakepit_core::launch::{ChildProcess, LaunchError, LaunchSpec, LaunchedProcess, Launcher};
 
 /// The name users choose this backend by.
 const NAME: &str = "port";
@@ -44,13 +43,8 @@ impl Launcher for PortLauncher {
                 setting,
             });
         }
-        // posix_spawn(3) returns when the program has been executed, which waits for the disk it is on.
-        let job = spec.clone();
-        let spawned = tokio::task::spawn_blocking(move || spawn::spawn(&job)).await;
-        let spawned = spawned.map_err(|error| LaunchError::Os {
-            step: "run the thread that creates the process",
-            source: error.into(),
-        })??;
-        Ok(Arc::new(PortProcess::new(spawned)))
+        // The standard flavour of command-group: it stays with posix_spawn(3), whose cost does not grow with the host.
+        let process = ChildProcess::launch(spec, |command| Ok(command.group_spawn()?.into_inner())).await?;
+        Ok(Arc::new(process))
     }
 }

@@ -18,18 +18,21 @@
 //!
 //! # What it does not promise
 //!
-//! A direct child learns of its host's death by end-of-file on its channel and by nothing else. So **when the
-//! host is killed**,
+//! A direct child learns of its host's death by end-of-file on its channel; the Snakepit runtime also watches the
+//! process that started it. So **when the host is killed**,
 //!
-//! | the worker, on an inherited channel | what is left |
+//! | the worker | what is left |
 //! |---|---|
 //! | runs the Snakepit runtime | nothing: the runtime ends its descendants and itself, also while Python computes |
-//! | is another program that ends at end-of-file on its standard input | what it started and did not end |
+//! | is another program on an inherited channel that ends at end-of-file | what it started and did not end |
 //! | is a program that does not read its standard input | that program, and what it started |
 //!
-//! On a Unix path a worker, the Snakepit runtime too, has no such end-of-file: it is left, with what it started. And
-//! what a worker started is left when the worker is killed at the same instant as the host, or was stopped (SIGSTOP)
-//! then. Nothing cleans up later: there is no durable ledger yet.
+//! On a Unix path another program than the Snakepit runtime has no such end-of-file: it is left, with what it started.
+//! And what a worker started is left when the worker is killed at the same instant as the host, or was stopped (SIGSTOP)
+//! then. A durable ledger and the environment find what is left; a guardian leaves less.
+//!
+//! A host that panics, or shuts its runtime down, kills its workers' groups and descendants and does not stay to look for
+//! daemons: those of a program that does not adopt its orphans, as the Snakepit runtime does, are left.
 //!
 //! While the host lives, a process is not found when it left the worker's group, was orphaned *and* cleared its
 //! environment, nor when it changed to a user that we may not look into (or made itself undumpable, prctl(2)). What a worker handed to a daemon
@@ -78,11 +81,6 @@
 //! # }
 //! ```
 
-mod actor;
 mod launcher;
-mod owned;
-mod process;
-mod spawn;
 
 pub use launcher::PortLauncher;
-pub use process::PortProcess;

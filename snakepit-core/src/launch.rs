@@ -22,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+pub use child::ChildProcess;
 pub use limits::{LaunchLimits, ResourceLimit};
 pub use prepare::{check_cwd, environment, host_identity, resolve_program};
 /// The variables by which a launcher tells a process its run, its worker and its channel.
@@ -32,6 +33,7 @@ use crate::{
     process::{Containment, EndReport, ExitOutcome, ProcessIdentity},
 };
 
+mod child;
 mod limits;
 mod prepare;
 
@@ -98,6 +100,15 @@ pub struct ProcessIo {
 /// The contract, in prose: `launch` either returns a process or leaves nothing behind; dropping its future
 /// at any await point leaves nothing behind either. The process is held at its gate, or the launcher's
 /// documentation says that it has none. A setting that cannot be honoured is an error, never ignored.
+///
+/// What the program finds: exactly the [`environment`] and the arguments of its spec, the directory asked for or the
+/// host's, a process group that is not the host's, no signal blocked and none ignored that the host does not ignore
+/// (SIGPIPE, which Rust programs ignore, never). Standard input is its end of an inherited channel, and `/dev/null` with
+/// the other forms; standard output and error are pipes; there is no further descriptor but those that the host opened
+/// without close-on-exec, and fewer are better.
+///
+/// The module `conformance`, behind the feature of that name, tries a launcher against all of this. Where the processes
+/// are direct children, [`ChildProcess`] keeps most of it.
 #[async_trait]
 pub trait Launcher: Send + Sync + fmt::Debug {
     /// The name by which users choose this backend, as in `port`.

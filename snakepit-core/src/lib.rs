@@ -20,8 +20,14 @@
 //! - [`launch`], [`ledger`]: the seams to backends and to the registry.
 //! - [`event`]: every state change as one typed stream.
 //! - [`testing`]: fakes, to test a service without Python.
+//!
+//! # Features
+//!
+//! - `conformance` (off by default): the module `conformance`, a suite that tries any launcher against the contract.
 
 mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod event;
 pub mod id;
 pub mod launch;

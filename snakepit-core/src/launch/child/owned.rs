@@ -2,7 +2,7 @@
 
 use std::{process::Child, sync::Arc, time::Duration};
 
-use snakepit_core::{
+use crate::{
     launch::LaunchSpec,
     process::{ExitOutcome, Pidfd, ProcessIdentity, Tree, sweep::SweepTarget},
 };
@@ -17,17 +17,17 @@ const RELEASE_LOOKS: u32 = 20;
 /// Our child, with the right and the duty to reap it. Dropping it before [`release`](Self::release) kills the
 /// child and what can be reached of its tree.
 #[derive(Debug)]
-pub(crate) struct OwnedChild {
-    pub(crate) pidfd: Arc<Pidfd>,
-    pub(crate) identity: Arc<ProcessIdentity>,
-    pub(crate) target: SweepTarget,
-    pub(crate) tree: Tree,
-    pub(crate) leader: Leader,
+pub(super) struct OwnedChild {
+    pub(super) pidfd: Arc<Pidfd>,
+    pub(super) identity: Arc<ProcessIdentity>,
+    pub(super) target: SweepTarget,
+    pub(super) tree: Tree,
+    pub(super) leader: Leader,
     released: bool,
 }
 
 impl OwnedChild {
-    pub(crate) fn new(child: Child, pidfd: Arc<Pidfd>, identity: ProcessIdentity, spec: &LaunchSpec) -> Self {
+    pub(super) fn new(child: Child, pidfd: Arc<Pidfd>, identity: ProcessIdentity, spec: &LaunchSpec) -> Self {
         let target = SweepTarget::Worker {
             run_id: spec.run_id,
             worker_id: spec.worker_id,
@@ -46,7 +46,7 @@ impl OwnedChild {
     }
 
     /// The tree has ended and the child is reaped: nothing is left to do.
-    pub(crate) fn release(mut self) {
+    pub(super) fn release(mut self) {
         self.released = true;
     }
 }
@@ -63,14 +63,14 @@ impl Drop for OwnedChild {
 
 /// The child itself, apart from its tree.
 #[derive(Debug)]
-pub(crate) struct Leader {
+pub(super) struct Leader {
     child: Child,
     pidfd: Arc<Pidfd>,
 }
 
 impl Leader {
     /// Waits until it has ended and says how, leaving it unreaped.
-    pub(crate) async fn ended(&self) -> ExitOutcome {
+    pub(super) async fn ended(&self) -> ExitOutcome {
         if let Err(error) = self.pidfd.exited().await {
             tracing::debug!(pid = self.pidfd.pid(), %error, "cannot watch for an exit; looking for it instead");
             while !self.pidfd.has_exited() {
@@ -104,7 +104,7 @@ impl Leader {
     }
 
     /// Reaps it if it has ended. Repeated calls do no harm: the standard library remembers.
-    pub(crate) fn reap(&mut self) {
+    pub(super) fn reap(&mut self) {
         // An error means that it is reaped already.
         let _ = self.child.try_wait();
     }

@@ -1,24 +1,24 @@
 //! The task that looks after one process: sees its exit, reaps it, ends its tree.
 
-use snakepit_core::process::{EndReport, ExitOutcome};
 use tokio::{sync::watch, time::Instant};
 
-use crate::owned::OwnedChild;
+use super::owned::OwnedChild;
+use crate::process::{EndReport, ExitOutcome};
 
 /// The task's ends of what it shares with the handle.
 #[derive(Debug)]
-pub(crate) struct Ends {
+pub(super) struct Ends {
     /// How the process ended, once it has.
-    pub(crate) exit: watch::Sender<Option<ExitOutcome>>,
+    pub(super) exit: watch::Sender<Option<ExitOutcome>>,
     /// When to use force, once the end has been asked for. Closed when the last handle is gone.
-    pub(crate) deadline: watch::Receiver<Option<Instant>>,
+    pub(super) deadline: watch::Receiver<Option<Instant>>,
     /// What the end took, once it is done.
-    pub(crate) report: watch::Sender<Option<EndReport>>,
+    pub(super) report: watch::Sender<Option<EndReport>>,
 }
 
 /// Runs until the process has been reaped and its tree has ended. Dropped before that (the runtime shuts down),
 /// it kills what it can reach.
-pub(crate) async fn run(mut owned: OwnedChild, ends: Ends) {
+pub(super) async fn run(mut owned: OwnedChild, ends: Ends) {
     let Ends {
         exit,
         mut deadline,

@@ -3,30 +3,35 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
 };
 
-use command_group::{CommandGroup, GroupChild};
-use rustix::io::Errno;
-use snakepit_core::{
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, getpgrp, kill_process_group},
+};
+
+use super::owned::OwnedChild;
+use crate::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
     process::{Pidfd, ProcessIdentity},
 };
 
-use crate::owned::OwnedChild;
-
 /// A process that was just created, and the host's ends of its descriptors. Dropping it leaves no process.
 #[derive(Debug)]
-pub(crate) struct Spawned {
-    pub(crate) child: OwnedChild,
-    pub(crate) io: ProcessIo,
+pub(super) struct Spawned {
+    pub(super) child: OwnedChild,
+    pub(super) io: ProcessIo,
 }
 
 /// Creates the process, or leaves nothing behind.
 ///
 /// Blocks until the program has been executed.
-pub(crate) fn spawn(spec: &LaunchSpec) -> Result<Spawned, LaunchError> {
+pub(super) fn spawn(
+    spec: &LaunchSpec,
+    spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
+) -> Result<Spawned, LaunchError> {
     if let Some(path) = &spec.cwd {
         // The system has one error for a missing program and a missing directory, so this one is asked first.
         check_cwd(path).map_err(|source| LaunchError::Cwd {
@@ -34,10 +39,14 @@ pub(crate) fn spawn(spec: &LaunchSpec) -> Result<Spawned, LaunchError> {
             source,
         })?;
     }
-    let (child, channel) = create(spec)?;
+    let (child, channel) = create(spec, spawn)?;
     let mut child = Fresh(Some(child));
     let pidfd = Pidfd::open(child.id()).map_err(os("open a pidfd of the new process"))?;
     let identity = ProcessIdentity::of(&pidfd).map_err(os("read the identity of the new process"))?;
+    if u32::try_from(getpgrp().as_raw_nonzero().get()) == Ok(identity.pgid) {
+        let error = io::Error::other("it was left in the group of its host");
+        return Err(os("start the process in a group of its own")(error));
+    }
     let mut child = child.take();
     let io = ProcessIo {
         channel,
@@ -52,7 +61,10 @@ pub(crate) fn spawn(spec: &LaunchSpec) -> Result<Spawned, LaunchError> {
 
 /// Starts the program. The `Command` holds the child's end of the channel: it goes when this returns, and then
 /// the child alone keeps it open.
-fn create(spec: &LaunchSpec) -> Result<(GroupChild, Option<UnixStream>), LaunchError> {
+fn create(
+    spec: &LaunchSpec,
+    spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
+) -> Result<(Child, Option<UnixStream>), LaunchError> {
     let exec = |source| LaunchError::Exec {
         program: spec.program.clone(),
         source,
@@ -75,7 +87,7 @@ fn create(spec: &LaunchSpec) -> Result<(GroupChild, Option<UnixStream>), LaunchE
         None
     };
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    match command.group_spawn() {
+    match spawn(&mut command) {
         Ok(child) => Ok((child, channel)),
         Err(source) => Err(match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => LaunchError::Os {
@@ -92,25 +104,26 @@ fn os(step: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
 }
 
 /// A child nothing is known of but its pid. Dropping it kills and reaps it.
-struct Fresh(Option<GroupChild>);
+struct Fresh(Option<Child>);
 
 impl Fresh {
     fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, GroupChild::id)
+        self.0.as_ref().map_or(0, Child::id)
     }
 
-    fn take(&mut self) -> std::process::Child {
-        self.0.take().expect("it is taken once").into_inner()
+    fn take(&mut self) -> Child {
+        self.0.take().expect("it is taken once")
     }
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // It is not reaped, so that the group's number is its own. A kill can fail only if somebody else
-            // reaped it, and then there is nothing to wait for.
+            // It is not reaped, so that its number is its own, as that of a process and as that of a group. A kill can
+            // fail only if it leads no group, or somebody else reaped it; and then there is nothing to wait for.
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
             let _ = child.kill();
-            let _ = child.inner().wait();
+            let _ = child.wait();
         }
     }
 }

@@ -1,0 +1,99 @@
+//! What cannot be launched is told by its kind, and nothing is left of it.
+
+use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+use crate::{
+    conformance::{
+        evidence::{Finding, ensure},
+        ground::Ground,
+    },
+    launch::{LaunchError, LaunchSpec},
+};
+
+/// Launches what cannot be launched.
+async fn refused(
+    ground: &Ground,
+    spec: LaunchSpec,
+    what: &str,
+    is_right: impl Fn(&LaunchError) -> bool,
+) -> Finding {
+    match ground.launcher.launch(&spec).await {
+        Ok(process) => {
+            // A backend that has a gate may learn it no later than when it creates the process.
+            process.end(std::time::Duration::ZERO).await;
+            ensure!(false, "{what} was launched");
+        }
+        Err(error) => ensure!(is_right(&error), "{what} is answered with {error:?}"),
+    }
+    ground.leaves_no_worker(&spec, what).await?;
+    ground.becomes_empty(what).await
+}
+
+fn is_exec(error: &LaunchError, program: &std::path::Path, kind: std::io::ErrorKind) -> bool {
+    matches!(error, LaunchError::Exec { program: named, source } if named == program && source.kind() == kind)
+}
+
+pub(super) async fn missing_program(ground: Arc<Ground>) -> Finding {
+    let missing = ground.marks.path("no-such-program");
+    for name in [&missing.to_string_lossy(), "no-such-program-anywhere", ""] {
+        let spec = Ground::plain(name, &[]);
+        let program = spec.program.clone();
+        let is_right = |error: &_| is_exec(error, &program, std::io::ErrorKind::NotFound);
+        refused(&ground, spec, &format!("the missing program `{name}`"), is_right).await?;
+    }
+    // The file is there, its interpreter is not.
+    let script = ground
+        .marks
+        .write("bad-interpreter", "#!/no/such/interpreter\n")?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    let is_right = |error: &_| is_exec(error, &script, std::io::ErrorKind::NotFound);
+    let spec = Ground::plain(&script.to_string_lossy(), &[]);
+    refused(&ground, spec, "a script without its interpreter", is_right).await
+}
+
+pub(super) async fn not_executable(ground: Arc<Ground>) -> Finding {
+    let file = ground.marks.write("not-executable", "#!/bin/sh\n")?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644))?;
+    for path in [file, ground.marks.path("")] {
+        let is_right = |error: &_| is_exec(error, &path, std::io::ErrorKind::PermissionDenied);
+        let spec = Ground::plain(&path.to_string_lossy(), &[]);
+        refused(&ground, spec, &format!("`{}`", path.display()), is_right).await?;
+    }
+    let text = ground
+        .marks
+        .write("no-program", "neither a binary nor a script\n")?;
+    std::fs::set_permissions(&text, std::fs::Permissions::from_mode(0o755))?;
+    let is_right = |error: &_| matches!(error, LaunchError::Exec { .. });
+    let spec = Ground::plain(&text.to_string_lossy(), &[]);
+    refused(&ground, spec, "an executable that is no program", is_right).await
+}
+
+pub(super) async fn missing_directory(ground: Arc<Ground>) -> Finding {
+    let (missing, file) = (
+        ground.marks.path("no-such-directory"),
+        ground.marks.path("worker"),
+    );
+    for path in [missing, file] {
+        let mut spec = ground.spec(&ground.staying(""));
+        spec.cwd = Some(path.clone());
+        let is_right = |error: &_| matches!(error, LaunchError::Cwd { path: named, .. } if *named == path);
+        refused(
+            &ground,
+            spec,
+            &format!("the directory `{}`", path.display()),
+            is_right,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn bad_variable(ground: Arc<Ground>) -> Finding {
+    for (name, value) in [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "x\0")] {
+        let mut spec = ground.spec(&ground.staying(""));
+        spec.env = vec![(name.into(), value.into())];
+        let what = format!("the variable {name:?} with {value:?}");
+        refused(&ground, spec, &what, |_| true).await?;
+    }
+    Ok(())
+}

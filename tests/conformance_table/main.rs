@@ -1,0 +1,104 @@
+//! What survives what, measured, is what the table in `docs/guide/what-survives-what.md` says.
+//!
+//! `cargo test --test conformance_table -- --write` writes the table anew. Where a launcher does not work on this machine its
+//! column is neither compared nor changed.
+
+mod table;
+mod worker;
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use snakepit::{
+    backend_port::PortLauncher,
+    core::{
+        conformance::{Candidate, CaseKind, Report, Suite, become_host},
+        launch::Launcher,
+    },
+};
+use table::Table;
+
+/// A column each.
+fn candidates() -> Vec<Candidate> {
+    let port = async || Ok(Arc::new(PortLauncher::new()) as Arc<dyn Launcher>);
+    vec![
+        Candidate::new("port, our Python runtime", port).with_hosted(worker::start),
+        Candidate::new("port, any program", port),
+    ]
+}
+
+async fn measure(candidates: &[Candidate]) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for candidate in candidates {
+        match Suite::of(candidate).await {
+            Ok(suite) => {
+                let report = suite.only(CaseKind::Promise).run().await;
+                println!("{report}");
+                reports.push(report);
+            }
+            Err(error) => println!(
+                "SKIPPED `{}`, which does not work here: {error}",
+                candidate.name()
+            ),
+        }
+    }
+    reports
+}
+
+fn main() -> ExitCode {
+    let candidates = candidates();
+    become_host(&candidates);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // A name picks other tests; this one has none of its own.
+    if arguments
+        .iter()
+        .any(|argument| argument == "--list" || !argument.starts_with('-'))
+    {
+        return ExitCode::SUCCESS;
+    }
+    match run(
+        &candidates,
+        arguments.iter().any(|argument| argument == "--write"),
+    ) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(candidates: &[Candidate], write: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/what-survives-what.md");
+    let page = std::fs::read_to_string(&path)?;
+    let documented = Table::from_page(&page)?;
+    let reports = tokio::runtime::Runtime::new()?.block_on(measure(candidates));
+    let broken: Vec<String> = reports
+        .iter()
+        .flat_map(|report| {
+            let failures = report.failures();
+            failures.map(|(case, evidence)| format!("{}: {case}: {evidence}", report.name))
+        })
+        .collect();
+    if !broken.is_empty() {
+        return Err(broken.join("\n").into());
+    }
+    let columns = candidates
+        .iter()
+        .map(|candidate| candidate.name().to_owned())
+        .collect();
+    let measured = Table::measured(columns, &reports, &documented);
+    if write {
+        return Ok(std::fs::write(&path, measured.into_page(&page)?)?);
+    }
+    let differences = documented.differences(&measured);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let hint = "`cargo test --test conformance_table -- --write` writes the table anew";
+    Err(format!(
+        "{} is not what was measured:\n{}\n{hint}",
+        path.display(),
+        differences.join("\n")
+    )
+    .into())
+}
