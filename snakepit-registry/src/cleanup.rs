@@ -191,9 +191,13 @@ pub async fn run(options: &CleanupOptions) -> Result<Report, CleanupError> {
     .await?;
     report.problems = surveyed.problems;
 
-    let mut dead = Vec::new();
+    let mut looks = JoinSet::new();
     for run in surveyed.runs {
-        match survey::look(&run, deadline).await {
+        looks.spawn(async move { (survey::look(&run, deadline).await, run) });
+    }
+    let mut dead = Vec::new();
+    for (look, run) in join_all(looks).await {
+        match look {
             Ok(Look::Alive(host)) => {
                 let mut alive = RunReport::new(run.run_id, &run.app, RunState::Alive);
                 alive.rows = crate::store::read_count(&run.path).unwrap_or(0);
@@ -335,18 +339,7 @@ impl Job {
                 Some(report)
             });
         }
-        let mut reports = Vec::new();
-        while let Some(done) = jobs.join_next().await {
-            match done {
-                Ok(report) => reports.extend(report),
-                Err(error) => {
-                    if let Ok(panic) = error.try_into_panic() {
-                        std::panic::resume_unwind(panic);
-                    }
-                }
-            }
-        }
-        reports
+        join_all(jobs).await.into_iter().flatten().collect()
     }
 
     /// Cleans up after one run. `false` when somebody else has done so meanwhile.
@@ -518,6 +511,23 @@ impl Job {
         }
         reports
     }
+}
+
+/// The results of all tasks. A panic of one goes on here.
+async fn join_all<T: 'static>(mut tasks: JoinSet<T>) -> Vec<T> {
+    let mut results = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(result) => results.push(result),
+            // Nobody aborts them, so that it is a panic or the end of the runtime.
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+    }
+    results
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -34,6 +34,9 @@ pub(crate) const ROWS: &str = "rows";
 /// The store's directory.
 pub(crate) const STORE: &str = "store";
 
+/// How often a directory is removed that somebody else is busy with as well.
+const REMOVE_TRIES: u32 = 1000;
+
 /// What the name of a directory in an application's directory says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -173,28 +176,31 @@ pub(crate) fn leads_to(path: &Path, file: &fs::File) -> io::Result<bool> {
 /// is left if this is interrupted is removed by the next cleanup.
 pub(crate) fn remove(app_dir: &Path, directory: &Path, run_id: RunId) -> io::Result<()> {
     let gone = Kind::Gone.path(app_dir, run_id);
-    match fs::rename(directory, &gone) {
-        // One that somebody else is removing, or left over.
-        Err(error) if is_occupied(&error) => {
-            remove_all(&gone)?;
-            fs::rename(directory, &gone)?;
+    let mut tries = 0..REMOVE_TRIES;
+    loop {
+        match fs::rename(directory, &gone) {
+            // One that somebody else is removing, or left over.
+            Err(error) if is_occupied(&error) && tries.next().is_some() => remove_all(&gone)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => {
+                renamed?;
+                return remove_all(&gone);
+            }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed?,
     }
-    remove_all(&gone)
 }
 
 /// Removes a directory with all that is in it, whoever else may be doing the same.
 pub(crate) fn remove_all(directory: &Path) -> io::Result<()> {
+    let mut tries = 0..REMOVE_TRIES;
     loop {
         match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Said also when somebody else was faster with a file in it.
-                if !directory.exists() {
-                    return Ok(());
-                }
-            }
+            // Said also when somebody else was faster with a file in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.exists() => return Ok(()),
+            // Or has just moved here what is to be removed next.
+            Err(error)
+                if (error.kind() == io::ErrorKind::NotFound || is_occupied(&error))
+                    && tries.next().is_some() => {}
             removed => return removed,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,12 @@ pub enum OpenError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Somebody else's share in the registry came first, without insisting on records.
+    #[error("the registry of this program works in memory: {reason}")]
+    Degraded {
+        /// Why.
+        reason: Arc<str>,
     },
     /// The disk does not answer.
     #[error("no answer from the disk with {} within {bound:?}", state_dir.display())]
@@ -112,6 +118,8 @@ pub struct Registry {
     rows: Mutex<Rows>,
     disk: Mutex<Disk>,
     writes: Arc<AtomicU64>,
+    /// Whether somebody who shares it insists on records.
+    required: AtomicBool,
 }
 
 /// What the rows are written to.
@@ -167,6 +175,7 @@ impl Registry {
             rows: Mutex::default(),
             disk: Mutex::default(),
             writes: Arc::default(),
+            required: AtomicBool::new(settings.policy() == Policy::Required),
         }
     }
 
@@ -184,8 +193,10 @@ impl Registry {
         let (store, contents) = match Store::open(directory.path()) {
             Ok(opened) => opened,
             Err(source) => {
-                // Half-made, and nothing refers to it. What remains of a full disk is removed by the next cleanup.
-                let _ = directory.remove();
+                if directory.is_new() {
+                    // What remains on a full disk is removed by the next cleanup.
+                    let _ = directory.remove();
+                }
                 return Err(OpenError::Store { app_dir, source });
             }
         };
@@ -202,10 +213,11 @@ impl Registry {
         Ok((Rows::from_rows(contents.rows), disk))
     }
 
-    /// The registry of this process for the application and the state directory: the one that is open, or a new one.
+    /// The registry of this process for the application and the state directory: the one that is open, or a new one. Of the
+    /// policies of those who share it the strictest is in force; the other settings are those it was opened with.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open); also when records are required, and the one that is open has gone on in memory.
     pub fn shared(settings: &Settings) -> Result<Arc<Self>, OpenError> {
         let mut shared = lock(&SHARED);
         let pid = std::process::id();
@@ -216,6 +228,12 @@ impl Registry {
                 && registry.settings.state_dir() == settings.state_dir()
         };
         if let Some(open) = shared.iter().filter_map(Weak::upgrade).find(same) {
+            if settings.policy() == Policy::Required {
+                if let Some(reason) = open.degraded() {
+                    return Err(OpenError::Degraded { reason });
+                }
+                open.required.store(true, Ordering::Relaxed);
+            }
             return Ok(open);
         }
         let opened = Self::open(settings)?;
@@ -329,16 +347,12 @@ impl Registry {
             Ok(Err(_)) => Unrecorded::NoWriter,
             Err(_) => Unrecorded::Silent(bound),
         };
-        match self.settings.policy() {
-            Policy::BestEffort => {
-                self.degrade(failure.to_string().into());
-                Ok(())
-            }
-            Policy::Required => {
-                lock(&self.rows).restore(worker, before);
-                Err(stored(worker, failure))
-            }
+        if self.required.load(Ordering::Relaxed) {
+            lock(&self.rows).restore(worker, before);
+            return Err(stored(worker, failure));
         }
+        self.degrade(failure.to_string().into());
+        Ok(())
     }
 
     /// Goes on in memory, and says so once.
@@ -473,4 +487,69 @@ fn stored(worker: WorkerId, why: Unrecorded) -> LedgerError {
 /// No use of what is locked here leaves it half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use snakepit_core::ledger::RowState;
+
+    use super::*;
+    use crate::testing::row;
+
+    /// A disk that answers nothing.
+    struct Silent;
+
+    impl Sink for Silent {
+        fn apply(&mut self, _: &[Change]) -> Result<(), StoreError> {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    fn on_a_silent_disk(policy: Policy) -> Registry {
+        let settings = Settings::new()
+            .with_policy(policy)
+            .with_write_bound(Duration::from_millis(20));
+        let registry = Registry::in_memory(&settings, RunId::random());
+        lock(&registry.disk).writer = Some(Writer::start(Silent).unwrap());
+        registry
+    }
+
+    #[tokio::test]
+    async fn a_silent_disk_holds_up_one_start_and_then_the_registry_works_in_memory() {
+        let registry = on_a_silent_disk(Policy::BestEffort);
+        registry.reserve(row(1)).await.unwrap();
+        let reason = registry.degraded().unwrap();
+        assert!(reason.contains("20ms"), "{reason}");
+        registry.ending(WorkerId(1)).await.unwrap();
+        let rows = registry.rows().await.unwrap();
+        assert_eq!(rows[0].state, RowState::Ending);
+        registry.release(WorkerId(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_disk_refuses_each_start_where_records_are_required_and_nothing_has_happened() {
+        let registry = on_a_silent_disk(Policy::Required);
+        for _ in 0..2 {
+            let error = registry.reserve(row(1)).await.unwrap_err();
+            let text = snakepit_core::rpc::error_chain(&error);
+            assert!(text.contains("20ms"), "{text}");
+            assert!(registry.rows().await.unwrap().is_empty());
+        }
+        assert_eq!(registry.degraded(), None);
+    }
+
+    #[tokio::test]
+    async fn a_row_whose_reserver_leaves_is_taken_back() {
+        let registry = on_a_silent_disk(Policy::BestEffort);
+        {
+            let mut reserving = std::pin::pin!(registry.reserve(row(1)));
+            let waits =
+                std::future::poll_fn(|context| std::task::Poll::Ready(reserving.as_mut().poll(context)));
+            assert!(waits.await.is_pending());
+            assert_eq!(lock(&registry.rows).iter().len(), 1);
+        }
+        assert_eq!(lock(&registry.rows).iter().len(), 0);
+    }
 }

@@ -87,6 +87,11 @@ impl RunDir {
         Ok((layout::try_lock(&lock)? && layout::leads_to(&file, &lock)?).then_some(lock))
     }
 
+    /// Whether it has not got its lasting name yet: nothing in it is needed.
+    pub(crate) fn is_new(&self) -> bool {
+        self.path != Kind::Run.path(&self.app_dir, self.run_id)
+    }
+
     /// Where it is now.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -94,8 +99,8 @@ impl RunDir {
 
     /// Gives it its lasting name: it is complete.
     pub(crate) fn settle(&mut self) -> io::Result<()> {
-        let home = Kind::Run.path(&self.app_dir, self.run_id);
-        if self.path != home {
+        if self.is_new() {
+            let home = Kind::Run.path(&self.app_dir, self.run_id);
             fs::rename(&self.path, &home)?;
             self.path = home;
             File::open(&self.app_dir)?.sync_all()?;

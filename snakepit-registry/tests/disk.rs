@@ -180,6 +180,33 @@ async fn a_name_that_is_none_is_an_error_under_any_policy() {
 }
 
 #[tokio::test]
+async fn of_those_who_share_a_registry_the_strictest_is_heeded() {
+    let nowhere = Settings::new()
+        .with_app("strict")
+        .with_state_dir("/dev/null/state");
+    let lenient = Registry::join(&nowhere).await.unwrap();
+    let strict = nowhere.clone().with_policy(Policy::Required);
+    let error = Registry::join(&strict).await.unwrap_err();
+    assert!(matches!(error, OpenError::Degraded { .. }), "{error}");
+    lenient.close().await;
+    let error = Registry::join(&strict).await.unwrap_err();
+    assert!(matches!(error, OpenError::Directory { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_taken_up_again_is_not_thrown_away() {
+    let scene = Scene::new();
+    let registry = Registry::open(&scene.settings()).unwrap();
+    registry.reserve(row(WorkerId(1))).await.unwrap();
+    let directory = registry.directory().unwrap();
+    registry.close().await;
+    fs::write(directory.join("store/db"), [0; 4096]).unwrap();
+    let error = Registry::open(&scene.settings()).unwrap_err();
+    assert!(matches!(error, OpenError::Store { .. }), "{error}");
+    assert!(directory.join("store/db").exists());
+}
+
+#[tokio::test]
 async fn pools_of_one_host_share_a_registry_and_the_last_closes_it() {
     let scene = Scene::new();
     let one = Registry::join(&scene.settings()).await.unwrap();

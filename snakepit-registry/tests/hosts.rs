@@ -100,6 +100,22 @@ async fn hosts_of_one_application_neither_see_nor_block_nor_end_each_other() {
     assert_eq!(scene.entries(), [""; 0]);
 }
 
+#[test]
+fn all_that_holds_for_a_user_who_may_do_nothing_special() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody else; the other tests are this one");
+        return;
+    }
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    for name in [
+        "hosts_of_one_application_neither_see_nor_block_nor_end_each_other",
+        "a_fork_of_the_host_neither_writes_nor_keeps_its_run_alive",
+        "processes_of_a_dead_host_without_a_record_are_found_by_what_their_environment_says_of_it",
+    ] {
+        common::run_role(name, &nobody, &[]);
+    }
+}
+
 #[tokio::test]
 async fn a_fork_of_the_host_neither_writes_nor_keeps_its_run_alive() {
     let scene = Scene::new();

@@ -66,7 +66,7 @@ async fn a_cleanup_that_is_killed_anywhere_is_finished_by_the_next() {
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
-            tokio::time::sleep(Duration::from_millis(dice.roll(250))).await;
+            tokio::time::sleep(Duration::from_millis(dice.roll(80))).await;
             cut_off += usize::from(cleaner.try_wait().unwrap().is_none());
             cleaner.kill().unwrap();
             cleaner.wait().unwrap();

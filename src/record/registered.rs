@@ -209,3 +209,98 @@ impl Ledger for Registered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use snakepit_core::{RunId, launch::env, process::boot_id};
+
+    use super::*;
+
+    /// Ended with the test.
+    struct Orphan(Child);
+
+    impl Drop for Orphan {
+        fn drop(&mut self) {
+            // It has been ended already if all is well.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn kinds(events: &mut tokio::sync::broadcast::Receiver<snakepit_core::event::Event>) -> Vec<EventKind> {
+        std::iter::from_fn(|| events.try_recv().ok())
+            .map(|event| event.kind)
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_found_at_the_start_is_told_as_events() {
+        let state = tempfile::tempdir().unwrap();
+        let settings = Settings::new().with_app("told").with_state_dir(state.path());
+        let run = RunId::random();
+        let namespace = snakepit_core::process::pid_namespace().unwrap();
+        // No process has started this late.
+        let dead_host = format!("1.18446744073709551615.{namespace}.{}", boot_id().unwrap());
+        let orphan = Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::null())
+            .env(env::RUN_ID, run.to_string())
+            .env(env::WORKER_ID, "3")
+            .env(env::HOST, dead_host)
+            .env(env::APP, settings.tag())
+            .spawn();
+        let orphan = Orphan(orphan.unwrap());
+        let events = Events::new("test");
+        let mut heard = events.subscribe();
+        let record = Record::open(Some(settings), &events).await.unwrap();
+        assert!(kinds(&mut heard).is_empty(), "there is nothing on record");
+        record.look_around().await;
+        let told = kinds(&mut heard);
+        let [
+            EventKind::OrphanEnded {
+                run: whose,
+                worker,
+                pid,
+                program,
+                left: None,
+            },
+            EventKind::OrphansCleaned {
+                runs: 1,
+                ended: 1,
+                remaining: 0,
+                ..
+            },
+        ] = told.as_slice()
+        else {
+            panic!("{told:?}");
+        };
+        assert_eq!(
+            (*whose, *worker, *pid, &**program),
+            (run, Some(WorkerId(3)), orphan.0.id(), "sleep")
+        );
+        record.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_not_recorded_says_so_once() {
+        let nowhere = Settings::new()
+            .with_app("untold")
+            .with_state_dir("/dev/null/state");
+        let events = Events::new("test");
+        let mut heard = events.subscribe();
+        let record = Record::open(Some(nowhere), &events).await.unwrap();
+        let told = kinds(&mut heard);
+        assert!(
+            matches!(told.as_slice(), [EventKind::LedgerDegraded { .. }]),
+            "{told:?}"
+        );
+        let ledger = record.ledger();
+        // Refused as in any ledger, and recorded in memory.
+        assert!(ledger.ending(WorkerId(1)).await.is_err());
+        assert!(kinds(&mut heard).is_empty());
+        record.close().await;
+        assert!(ledger.release(WorkerId(1)).await.is_err());
+    }
+}

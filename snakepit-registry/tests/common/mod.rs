@@ -188,7 +188,13 @@ pub fn role(name: &str, wrapper: &[&str]) -> Command {
         }
         None => Command::new(this),
     };
-    command.args(["--ignored", "--exact", name, "--nocapture", "--test-threads=1"]);
+    command.args([
+        "--include-ignored",
+        "--exact",
+        name,
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     command
 }
 
