@@ -172,7 +172,10 @@ impl Shared {
 
     /// Ends everything below this process, then the process. Needs no GIL.
     pub(crate) fn leave(&self, code: i32) -> ! {
-        tree::end_descendants();
+        // Where the host is lost, a keeper ends the tree at this very moment, this process included.
+        if code != EXIT_LOST || !tree::is_kept() {
+            tree::end_descendants();
+        }
         self.remove_socket_file();
         sys::exit_now(code)
     }

@@ -101,6 +101,16 @@ fn kill(below: Below, own: i32) -> bool {
     pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
 }
 
+/// The name of the process that the exec backend puts between its guardian and a worker.
+const KEEPER: &str = "snakepit-keeper";
+
+/// Whether a keeper looks after this process: it ends everything below itself when the host is gone, and more surely
+/// than we could. A hundred workers that all look for their descendants first only keep it from doing so.
+pub(crate) fn is_kept() -> bool {
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|name| name.trim_end() == KEEPER)
+}
+
 /// Kills every descendant, again and again until two passes in a row find nothing alive, or the time is over.
 ///
 /// Needs neither Python nor a runtime. Zombies are left to the parent of this process, which gets them when
