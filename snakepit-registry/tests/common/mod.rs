@@ -145,6 +145,8 @@ impl HostSpec {
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let stdin = child.stdin.take();
+        let mut unready = Unready(Some(child));
         let lines = lines_until(&mut stdout, "ready");
         let find = |word: &str| -> Vec<String> {
             let found = lines.iter().filter_map(|line| line.split_once(word));
@@ -153,15 +155,28 @@ impl HostSpec {
         let run = find("run ").first().and_then(|id| id.parse().ok());
         let run = run.unwrap_or_else(|| panic!("it did not start: {lines:?}"));
         let workers = find("worker ").iter().map(|pid| pid.parse().unwrap()).collect();
-        let stdin = child.stdin.take();
+        let pid = find("pid ")[0].parse().unwrap();
         Host {
-            pid: find("pid ")[0].parse().unwrap(),
-            child,
+            pid,
+            child: unready.0.take().unwrap(),
             stdin,
             stdout,
             run,
             workers,
             lines,
+        }
+    }
+}
+
+/// A host that is not ready yet, ended if it never is.
+struct Unready(Option<Child>);
+
+impl Drop for Unready {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It may be dead already.
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }

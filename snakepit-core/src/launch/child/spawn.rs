@@ -9,13 +9,13 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, getpgrp, kill_process_group},
+    process::{Pid, Signal, kill_process_group},
 };
 
 use super::owned::OwnedChild;
 use crate::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
-    process::{Pidfd, ProcessIdentity},
+    process::{Pidfd, ProcessIdentity, Stat},
 };
 
 /// A process that was just created, and the host's ends of its descriptors. Dropping it leaves no process.
@@ -43,7 +43,9 @@ pub(super) fn spawn(
     let mut child = Fresh(Some(child));
     let pidfd = Pidfd::open(child.id()).map_err(os("open a pidfd of the new process"))?;
     let identity = ProcessIdentity::of(&pidfd).map_err(os("read the identity of the new process"))?;
-    if u32::try_from(getpgrp().as_raw_nonzero().get()) == Ok(identity.pgid) {
+    // Not getpgrp(2): it answers 0 where the group began outside of our PID namespace, which rustix does not expect.
+    let own = Stat::read(std::process::id()).map_err(os("read the group of the host"))?;
+    if own.pgrp == identity.pgid {
         let error = io::Error::other("it was left in the group of its host");
         return Err(os("start the process in a group of its own")(error));
     }
