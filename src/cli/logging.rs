@@ -34,7 +34,9 @@ pub(crate) fn start(show: Show, verbose: u8) {
             "warn,snakepit_core::event=error,snakepit::stdout=info,snakepit::stderr=info,snakepit::python=info"
         }
         (Show::Errors, 0) => "error",
-        (_, 1) => "info,snakepit=debug,snakepit_core=debug,snakepit_backend_port=debug,snakepit_registry=debug",
+        (_, 1) => {
+            "info,snakepit=debug,snakepit_core=debug,snakepit_backend_port=debug,snakepit_registry=debug"
+        }
         (_, _) => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
