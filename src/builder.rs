@@ -352,7 +352,8 @@ impl PoolBuilder {
         for resource in self.resources {
             pool = pool.resource(resource);
         }
-        match pool.start().await {
+        let (started, ()) = tokio::join!(pool.start(), record.look_around());
+        match started {
             Ok(pool) => Ok(Pool::new(pool, python, record)),
             Err(error) => {
                 record.close().await;

@@ -36,8 +36,17 @@ impl Record {
             Self::Own(_) => None,
             #[cfg(feature = "registry")]
             Self::Registered(registered) => {
-                Some((snakepit_core::launch::env::APP.into(), registered.app().into()))
+                Some((snakepit_core::launch::env::APP.into(), registered.tag().into()))
             }
+        }
+    }
+
+    /// What can be done beside the start of the workers.
+    pub(crate) async fn look_around(&self) {
+        match self {
+            Self::Own(_) => {}
+            #[cfg(feature = "registry")]
+            Self::Registered(registered) => registered.look_around().await,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use snakepit::{Pool, PoolBuilder, PoolError, PoolStartError, StartErrorKind, core::worker::ChannelSpec};
+use snakepit::{PoolBuilder, PoolError, PoolStartError, StartErrorKind, core::worker::ChannelSpec};
 use snakepit_proto::v1::{
     AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
     HandshakeRequest, HandshakeResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse,
@@ -133,7 +133,7 @@ async fn serves_as_a_worker() {
 
 fn pool_of_this(sockets: &tempfile::TempDir) -> PoolBuilder {
     let this: PathBuf = env::current_exe().unwrap();
-    Pool::builder()
+    common::plain_builder()
         .workers(1)
         .program(this, ["--exact", "serves_as_a_worker", "--ignored"])
         .channel(ChannelSpec::UnixIn(sockets.path().to_owned()))

@@ -26,6 +26,7 @@ impl Host {
             .args(args)
             .args(["--workers", "1", "--path"])
             .arg(fixtures())
+            .env("XDG_STATE_HOME", common::STATE)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -8,7 +8,7 @@ use std::{error::Error as _, time::Duration};
 
 use common::{builder, fixtures, is_gone, until};
 use snakepit::{
-    EventKind, Pool, PoolError, StartErrorKind, Value,
+    EventKind, PoolError, StartErrorKind, Value,
     core::{pool::SettingsError, rpc::error_chain, worker::Heartbeat},
 };
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ async fn a_start_hook_that_fails_and_a_module_that_is_not_there_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_named() {
-    let error = start_error(Pool::builder().program("/nonexistent/python", ["-V"])).await;
+    let error = start_error(common::plain_builder().program("/nonexistent/python", ["-V"])).await;
     let chain = error_chain(&*error);
     assert!(
         chain.contains("/nonexistent/python") && chain.contains("No such file"),
@@ -69,7 +69,7 @@ async fn a_program_that_is_not_there_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_never_answers_the_handshake_is_ended_at_the_start_deadline() {
-    let pool = Pool::builder()
+    let pool = common::plain_builder()
         .workers(1)
         .program("sleep", ["60"])
         .start_deadline(Duration::from_millis(300))
@@ -83,7 +83,7 @@ async fn a_worker_that_never_answers_the_handshake_is_ended_at_the_start_deadlin
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_leaves_before_the_handshake_is_told_with_its_words() {
     let script = "echo cannot find the licence >&2; exit 9";
-    let pool = Pool::builder()
+    let pool = common::plain_builder()
         .workers(1)
         .program("sh", ["-c", script])
         .start_timeout(Duration::from_secs(2));
@@ -167,7 +167,7 @@ async fn a_pool_whose_start_is_abandoned_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_of_default_size_shares_the_cpus_among_its_numeric_libraries() {
-    let pool = Pool::builder().start().await.unwrap();
+    let pool = common::plain_builder().start().await.unwrap();
     let workers = pool.status().await.workers.len();
     let cpus = std::thread::available_parallelism().unwrap().get();
     assert_eq!(workers, cpus);

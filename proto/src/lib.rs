@@ -33,6 +33,6 @@ pub mod env {
     /// The host of the run as `PID.START_TICKS.PID_NAMESPACE.BOOT_ID`, by which anybody can tell whether it still
     /// lives, also where no record of the run is left.
     pub const HOST: &str = "SNAKEPIT_HOST";
-    /// The application the host belongs to, as its registry names it.
+    /// The application the host belongs to and where its records are, as `NAME@STATE_DIRECTORY`.
     pub const APP: &str = "SNAKEPIT_APP";
 }

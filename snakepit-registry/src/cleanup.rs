@@ -12,7 +12,8 @@
 //! - then everything that carries the run in its environment, until nothing of the kind is found any more;
 //! - then its directory is removed, or set aside if its store could not be read.
 //!
-//! After that come processes of the application whose run has no record, and whose host is gone for certain.
+//! After that come processes of the application whose run has no record, and whose host is gone for certain. Their
+//! environment tells the application and its state directory ([`Settings::tag`]) and the host.
 //!
 //! It never ends itself nor an ancestor of its own.
 
@@ -45,7 +46,7 @@ use self::{
 use crate::{
     host::{self, Life},
     layout::{self, Kind},
-    settings::{AppNameError, Settings, check_app},
+    settings::{AppNameError, Settings, absolute, check_app, parse_tag},
 };
 
 /// Stores read at a time: each keeps threads of sled busy.
@@ -74,7 +75,7 @@ impl CleanupOptions {
     /// All dead runs of an application: at most 60 s, SIGKILL at once.
     pub fn new(state_dir: impl Into<PathBuf>, app: impl Into<String>) -> Self {
         Self {
-            state_dir: state_dir.into(),
+            state_dir: absolute(state_dir.into()),
             apps: Apps::One(app.into()),
             dry_run: false,
             bound: Duration::from_secs(60),
@@ -111,7 +112,8 @@ impl CleanupOptions {
         Self { grace, ..self }
     }
 
-    /// Whether processes are looked for whose run has no record; that takes one look at all processes. Default yes.
+    /// Whether all processes are looked at only to find those whose run has no record. Where a dead run is on record they
+    /// are looked at anyway. Default yes; it takes milliseconds.
     pub fn with_unrecorded(self, unrecorded: bool) -> Self {
         Self { unrecorded, ..self }
     }
@@ -216,9 +218,7 @@ pub async fn run(options: &CleanupOptions) -> Result<Report, CleanupError> {
         let known: BTreeSet<RunId> = report.runs.iter().map(|run| run.run_id).collect();
         let known = dead.iter().map(|(run, _)| run.run_id).chain(known).collect();
         report.runs.extend(job.recorded(dead).await);
-        if options.unrecorded {
-            report.runs.extend(job.unrecorded(&known).await);
-        }
+        report.runs.extend(job.unrecorded(&known).await);
     }
     report
         .runs
@@ -474,14 +474,16 @@ impl Job {
         let mut orphaned: BTreeMap<RunId, (String, u32)> = BTreeMap::new();
         for process in &self.tagged {
             let tags = &process.tags;
-            let (Some(run_id), Some(app), Some(host)) = (tags.run_id, &tags.app, &tags.host) else {
+            let app = tags.app.as_deref().and_then(parse_tag);
+            let (Some(run_id), Some((app, state_dir)), Some(host)) = (tags.run_id, app, &tags.host) else {
                 continue;
             };
             let wanted = match &self.options.apps {
                 Apps::One(one) => one == app,
                 Apps::All => true,
             };
-            if !wanted || known.contains(&run_id) || check_app(app).is_err() {
+            let ours = state_dir == self.options.state_dir.to_string_lossy();
+            if !wanted || !ours || known.contains(&run_id) {
                 continue;
             }
             // One that began after we looked is the next cleanup's.
@@ -493,7 +495,7 @@ impl Job {
                 continue;
             };
             if host::life(&host) == Life::Gone {
-                orphaned.insert(run_id, (app.clone(), host.pid));
+                orphaned.insert(run_id, (app.to_owned(), host.pid));
             }
         }
         let mut reports = Vec::new();

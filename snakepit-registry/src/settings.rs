@@ -98,7 +98,13 @@ impl Settings {
 
     /// The state directory.
     pub fn state_dir(&self) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(default_state_dir)
+        absolute(self.state_dir.clone().unwrap_or_else(default_state_dir))
+    }
+
+    /// What a process carries as [`env::APP`](snakepit_core::launch::env::APP) that a host with these settings starts. The
+    /// directory belongs to it: applications of the same name with records elsewhere have nothing to do with each other.
+    pub fn tag(&self) -> String {
+        format!("{}@{}", self.app, self.state_dir().display())
     }
 
     /// What happens when records cannot be written.
@@ -115,6 +121,16 @@ impl Settings {
     pub fn write_bound(&self) -> Duration {
         self.write_bound
     }
+}
+
+/// The application and the state directory in a [tag](Settings::tag).
+pub(crate) fn parse_tag(tag: &str) -> Option<(&str, &str)> {
+    tag.split_once('@').filter(|(app, _)| check_app(app).is_ok())
+}
+
+/// The path from the root; as it is where there is no working directory to begin with.
+pub(crate) fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// A name that no application can have.
@@ -223,6 +239,15 @@ mod tests {
             let error = check_app(name).unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_tag_tells_the_application_and_where_its_records_are() {
+        let tag = Settings::new().with_app("a.b").with_state_dir("/x@y/z").tag();
+        assert_eq!(tag, "a.b@/x@y/z");
+        assert_eq!(parse_tag(&tag), Some(("a.b", "/x@y/z")));
+        assert_eq!(parse_tag("a.b"), None);
+        assert_eq!(parse_tag("@/x"), None);
     }
 
     #[test]

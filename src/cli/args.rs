@@ -3,9 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use snakepit::{Backend, Pool, PoolBuilder, PythonEnv, Value, python_env::Step};
+use snakepit::{Backend, PoolBuilder, PythonEnv, Value, python_env::Step};
 
-use super::{failure::Failure, json, progress::Progress};
+use super::{failure::Failure, json, progress::Progress, session};
 
 /// Python in supervised worker processes.
 ///
@@ -169,7 +169,7 @@ pub(crate) struct PoolArgs {
 impl PoolArgs {
     /// A pool by these settings.
     pub(crate) fn builder(&self, name: &str) -> Result<PoolBuilder, Failure> {
-        let mut builder = Pool::builder().name(name);
+        let mut builder = session::builder(name);
         for path in &self.paths {
             builder = builder.path(path);
         }

@@ -33,8 +33,7 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
         args::backend_name(args.backend)
     );
     let material = Material::lay()?;
-    let mut builder = snakepit::Pool::builder()
-        .name("demo")
+    let mut builder = session::builder("demo")
         .workers(args.workers)
         .adapter("nile")
         .path(material.dir())

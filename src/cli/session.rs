@@ -25,6 +25,14 @@ fn build(mut builder: tokio::runtime::Builder) -> Result<Runtime, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start the runtime: {error}")))
 }
 
+/// A pool of this command, recorded as one: `snakepit cleanup` has to find it, whatever the program's file is called.
+pub(crate) fn builder(name: &str) -> PoolBuilder {
+    let builder = Pool::builder().name(name);
+    #[cfg(feature = "registry")]
+    let builder = builder.registry(snakepit::registry::Settings::new().with_app(super::cleanup::OWN_APP));
+    builder
+}
+
 /// Runs `work` with a pool and ends the pool, whatever comes.
 ///
 /// The first Ctrl-C drops `work`, which cancels its calls, and ends the pool gracefully; the second ends it now. A
@@ -33,9 +41,6 @@ pub(crate) async fn with_pool<T>(
     builder: PoolBuilder,
     work: impl AsyncFnOnce(&Pool) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    // Whatever the file is called: `snakepit cleanup` has to find it.
-    #[cfg(feature = "registry")]
-    let builder = builder.registry(snakepit::registry::Settings::new().with_app(super::cleanup::OWN_APP));
     let mut interrupts = Interrupts::listen()?;
     let pool = tokio::select! {
         started = builder.start() => started?,

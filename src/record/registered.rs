@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -30,9 +30,9 @@ const CLEANUP_SLACK: Duration = Duration::from_secs(1);
 /// registry is closed with the last one.
 #[derive(Debug)]
 pub(crate) struct Registered {
-    app: String,
+    settings: Settings,
     registry: Mutex<Option<Arc<Registry>>>,
-    cleaned: Option<Report>,
+    cleaned: OnceLock<Report>,
     events: Events,
     told: AtomicBool,
 }
@@ -43,14 +43,21 @@ impl Record {
         let Some(settings) = settings else {
             return Ok(Self::own(Arc::new(MemoryLedger::new())));
         };
-        let (registry, cleaned) = tokio::join!(Registry::join(&settings), clean(&settings, events));
+        // What is on record costs next to nothing to look for, and goes before anything is started.
+        let options = CleanupOptions::at_start(&settings).with_unrecorded(false);
+        let cleaning = clean(&settings, options, events);
+        let (registry, cleaned) = tokio::join!(Registry::join(&settings), cleaning);
         let registered = Registered {
-            app: settings.app().to_owned(),
             registry: Mutex::new(Some(registry?)),
-            cleaned,
+            cleaned: OnceLock::new(),
             events: events.clone(),
             told: AtomicBool::new(false),
+            settings,
         };
+        if let Some(report) = cleaned.filter(|report| report.dead().next().is_some()) {
+            // Nobody else has had it yet.
+            let _ = registered.cleaned.set(report);
+        }
         registered.tell_degraded();
         Ok(Self::Registered(Arc::new(registered)))
     }
@@ -58,18 +65,17 @@ impl Record {
     pub(crate) fn cleaned(&self) -> Option<&Report> {
         match self {
             Self::Own(_) => None,
-            Self::Registered(registered) => registered.cleaned.as_ref(),
+            Self::Registered(registered) => registered.cleaned.get(),
         }
     }
 }
 
 /// Cleans up after dead hosts, and tells what was found. Whatever goes wrong, the pool can start.
-async fn clean(settings: &Settings, events: &Events) -> Option<Report> {
+async fn clean(settings: &Settings, options: CleanupOptions, events: &Events) -> Option<Report> {
     let bound = settings.cleanup_bound();
     if bound.is_zero() {
         return None;
     }
-    let options = CleanupOptions::at_start(settings);
     let cleaned = tokio::time::timeout(bound + CLEANUP_SLACK, cleanup::run(&options)).await;
     let report = match cleaned {
         Ok(Ok(report)) => report,
@@ -120,8 +126,20 @@ fn tell(settings: &Settings, report: &Report, events: &Events) {
 }
 
 impl Registered {
-    pub(super) fn app(&self) -> &str {
-        &self.app
+    pub(super) fn tag(&self) -> String {
+        self.settings.tag()
+    }
+
+    /// Looks for processes of the application whose run has no record, unless that has been done: it takes a look at every
+    /// process, and workers can start meanwhile.
+    pub(super) async fn look_around(&self) {
+        if self.cleaned.get().is_none() {
+            let options = CleanupOptions::at_start(&self.settings);
+            if let Some(report) = clean(&self.settings, options, &self.events).await {
+                // It is done once in the life of a pool.
+                let _ = self.cleaned.set(report);
+            }
+        }
     }
 
     pub(super) async fn close(&self) {

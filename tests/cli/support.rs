@@ -1,5 +1,7 @@
 //! A home of its own for each test, and the command run in it.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -50,6 +52,7 @@ impl Home {
             .args(args)
             .stdin(Stdio::null())
             .env("XDG_CACHE_HOME", self.dir().join("cache"))
+            .env("XDG_STATE_HOME", self.dir().join("state"))
             .env("NO_COLOR", "1")
             .env_remove("RUST_LOG");
         command

@@ -7,20 +7,28 @@ use std::{
     time::Duration,
 };
 
-use snakepit::{Pool, PoolBuilder, core::process::Stat};
+use snakepit::{Pool, PoolBuilder, core::process::Stat, registry::Settings};
 use tokio::time::{Instant, sleep};
 
 /// How long a condition may take on a machine that is busy. A bound, not an expectation.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the tests keep records.
+pub const STATE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/state");
 
 /// The directory of misbehaving workers.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// A pool of one worker that can import the fixtures.
+/// A pool of one worker that can import the fixtures, its records among the tests' own files.
 pub fn builder() -> PoolBuilder {
-    Pool::builder().name("test").workers(1).path(fixtures())
+    plain_builder().name("test").workers(1).path(fixtures())
+}
+
+/// The defaults, but for where records are kept.
+pub fn plain_builder() -> PoolBuilder {
+    Pool::builder().registry(Settings::new().with_state_dir(STATE))
 }
 
 /// Waits for a condition.

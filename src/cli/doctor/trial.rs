@@ -20,6 +20,9 @@ pub(super) fn run(environment: PythonEnv) -> Result<Finding, Failure> {
         .workers(1)
         .metrics(false)
         .python(environment);
+    // Nothing is left behind by looking.
+    #[cfg(feature = "registry")]
+    let builder = builder.without_registry();
     let began = Instant::now();
     let tried = session::small_runtime()?.block_on(session::with_pool(builder, async |pool| {
         let ready = began.elapsed();

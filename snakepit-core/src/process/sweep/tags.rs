@@ -16,7 +16,7 @@ pub struct Tags {
     pub outer_run_ids: Vec<RunId>,
     /// The host of the run, in the form of [`env::HOST`](crate::launch::env::HOST).
     pub host: Option<String>,
-    /// The application of the host.
+    /// The application of the host, in the form of [`env::APP`](crate::launch::env::APP).
     pub app: Option<String>,
 }
 
