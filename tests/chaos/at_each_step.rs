@@ -9,7 +9,7 @@ use crate::{
     contender::{Contender, Promise, contenders},
     orders::{Command, Orders, Step},
     round::{Round, state_dir},
-    settings::{Random, rounds},
+    settings::{Random, few_rounds, rounds},
 };
 
 #[test]
@@ -71,7 +71,7 @@ fn a_host_that_is_killed_during_the_handshake_and_the_imports_leaves_nothing() {
 fn at_random(name: &str, line: &str, window: Duration, set: impl Fn(&mut Orders)) {
     let mut random = Random::of(name);
     for contender in contenders() {
-        for _ in 0..rounds() {
+        for _ in 0..rounds().div_ceil(2) {
             let mut orders = Orders::new(&contender);
             set(&mut orders);
             let _dir = state_dir(&mut orders);
@@ -89,7 +89,7 @@ fn at_random(name: &str, line: &str, window: Duration, set: impl Fn(&mut Orders)
 fn a_host_that_is_killed_while_it_starts_and_drops_pools_leaves_nothing() {
     let mut random = Random::of("S13");
     for contender in contenders() {
-        for _ in 0..rounds() {
+        for _ in 0..few_rounds() {
             let (orders, _dir) = starting(&contender);
             let mut round = Round::start(&orders);
             round.wait_ready();
@@ -109,7 +109,7 @@ fn starts_that_are_dropped_half_way_leave_nothing_in_a_host_that_goes_on() {
         let (orders, _dir) = starting(&contender);
         let mut round = Round::start(&orders);
         let workers = round.wait_ready();
-        round.tell(&Command::Start(2 * rounds()));
+        round.tell(&Command::Start(rounds()));
         round.wait_for("dropped");
         let (_, _, now) = round.report();
         assert_eq!(now, workers, "{contender}: the pool that stays has changed");

@@ -1,7 +1,7 @@
 //! Who takes part: backends, containment levels, users, and what each of them promises.
 //!
-//! This is the one place to change when a backend or a level joins: [`contenders`] lists it, [`Contender::launcher`]
-//! makes it, and [`Contender::promise`] says what its documentation says.
+//! This is the one place to change when a backend or a level joins: [`BACKENDS`] lists it, [`Contender::launcher`]
+//! makes it, and [`Contender::promise`] and its like say what its documentation says.
 
 use std::{
     fmt, fs, io,
@@ -13,13 +13,16 @@ use std::{
 
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-use snakepit::{
-    Backend, Pool, PoolBuilder,
-    core::{launch::Launcher, process::ContainmentLevel},
-};
+use snakepit::{Backend, Pool, PoolBuilder, core::launch::Launcher};
 use snakepit_registry::{Policy, Settings};
 
-use crate::{common::fixtures, orders::Orders};
+use crate::{common::fixtures, orders::Orders, round};
+
+/// The backends and their levels, weakest first.
+const BACKENDS: &[(&str, &[&str])] = &[("port", &["none"])];
+
+/// The application of all hosts. Those with the same state directory know each other.
+const APP: &str = "chaos";
 
 /// `nobody` on Debian and its relatives. It owns nothing and need not have a name.
 const NOBODY: u32 = 65534;
@@ -133,14 +136,29 @@ impl fmt::Display for Contender {
 
 /// Every contender that this machine can run; the others are told on standard error.
 pub(crate) fn contenders() -> Vec<Contender> {
+    static CONTENDERS: OnceLock<Vec<Contender>> = OnceLock::new();
+    CONTENDERS.get_or_init(survey).clone()
+}
+
+fn survey() -> Vec<Contender> {
     let mut all = Vec::new();
     for user in users() {
-        all.push(Contender {
-            backend: "port".to_owned(),
-            level: ContainmentLevel::None.to_string(),
-            user,
-        });
+        for (backend, levels) in BACKENDS {
+            all.extend(levels.iter().map(|level| Contender {
+                backend: (*backend).to_owned(),
+                level: (*level).to_owned(),
+                user,
+            }));
+        }
     }
+    all.retain(|contender| match round::trial(contender) {
+        Ok(()) => true,
+        Err(why) => {
+            assert!(contender.may_be_absent(), "{contender} does not work:\n{why}");
+            eprintln!("SKIPPED: {contender} cannot be had on this machine:\n{why}");
+            false
+        }
+    });
     all
 }
 
@@ -199,6 +217,11 @@ impl Contender {
         self.backend == "exec"
     }
 
+    /// Whether there are machines without it, for want of namespaces or cgroups.
+    fn may_be_absent(&self) -> bool {
+        !matches!(&*self.level, "none" | "subreaper")
+    }
+
     /// The launcher of this backend at this level. **Levels are connected here.**
     pub(crate) fn launcher(&self) -> Arc<dyn Launcher> {
         let backend: Backend = self.backend.parse().unwrap();
@@ -211,8 +234,8 @@ impl Contender {
         pool.launcher(launcher).registry(registry.clone())
     }
 
-    /// What is left at most when this dies while the host is at that.
-    pub(crate) fn promise(&self, _death: Death, phase: Phase) -> Promise {
+    /// What is left at most when the host, its guardian or both die in this phase.
+    pub(crate) fn promise(&self, phase: Phase) -> Promise {
         match phase {
             // The worker was killed, and its host before it could look for what the worker had started.
             Phase::Recycle if !self.has_guardian() => Promise::WhatDeadWorkersStarted,
@@ -229,22 +252,23 @@ impl Contender {
         }
     }
 
+    /// What is left at most of a tree that has a member of another user, when its host dies.
+    pub(crate) fn promise_for_other_users(&self) -> Promise {
+        match &*self.level {
+            "none" | "subreaper" => Promise::Anything,
+            _ => Promise::Nothing,
+        }
+    }
+
     /// What is left at most of a tree that forks as fast as it can when its host dies.
     pub(crate) fn promise_for_runaways(&self) -> Promise {
         self.promise_for_foreign_programs()
     }
 }
 
-/// The application whose hosts have this state directory. Each has one of its own: a cleanup also ends what dead hosts
-/// of its application have left elsewhere, and other tests run at the same time.
-fn app(state_dir: &Path) -> String {
-    let name = state_dir.file_name().unwrap().to_string_lossy();
-    format!("chaos{name}")
-}
-
 /// The registry of hosts with this state directory. One that cannot be written would hide what it is to show.
 pub(crate) fn registry(state_dir: &Path) -> Settings {
-    let settings = Settings::new().with_app(app(state_dir)).with_state_dir(state_dir);
+    let settings = Settings::new().with_app(APP).with_state_dir(state_dir);
     settings.with_policy(Policy::Required)
 }
 
@@ -255,7 +279,7 @@ impl Orders {
         self.contender.user.apply(&mut command);
         command.current_dir(fixtures());
         command
-            .args(["cleanup", "--app", &app(&self.state_dir), "--state-dir"])
+            .args(["cleanup", "--app", APP, "--state-dir"])
             .arg(&self.state_dir);
         command
     }

@@ -11,7 +11,7 @@ use crate::{
     contender::{Contender, Death, Phase, Promise, contenders, guarded},
     orders::{Command, Orders},
     round::{BOUND, Round, state_dir},
-    settings::{Random, is_long, rounds},
+    settings::{Random, few_rounds, is_long, rounds},
 };
 
 /// After the grace, which is none when the host dies.
@@ -40,13 +40,15 @@ fn nothing_is_left_when_the_host_and_then_the_guardian_are_killed() {
 /// S2.
 #[test]
 fn a_guardian_that_is_killed_takes_its_workers_along_and_the_host_goes_on() {
-    helper_fails("S2", rounds(), libc::SIGKILL, |round| round.guardian().unwrap());
+    helper_fails("S2", few_rounds(), libc::SIGKILL, |round| {
+        round.guardian().unwrap()
+    });
 }
 
 #[test]
 fn a_guardian_that_hangs_is_noticed_and_replaced_with_all_it_had() {
     // Each waits for a deadline to pass.
-    helper_fails("hang", rounds() / 8, libc::SIGSTOP, |round| {
+    helper_fails("hang", rounds().div_ceil(8), libc::SIGSTOP, |round| {
         round.guardian().unwrap()
     });
 }
@@ -54,7 +56,7 @@ fn a_guardian_that_hangs_is_noticed_and_replaced_with_all_it_had() {
 /// What stands between the guardian and one worker, as the kernel kills it when memory runs out.
 #[test]
 fn a_child_of_the_guardian_that_is_killed_takes_its_worker_along_and_the_host_goes_on() {
-    helper_fails("keeper", rounds(), libc::SIGKILL, |round| {
+    helper_fails("keeper", few_rounds(), libc::SIGKILL, |round| {
         let guardian = round.guardian().unwrap();
         let below = descendants(&guardian).unwrap();
         let child = below.iter().find(|member| member.stat.ppid == guardian.pid());
@@ -149,7 +151,7 @@ fn one(death: Death, contender: &Contender, phase: Phase, random: &mut Random) -
     let what = format!("{death:?} while {phase:?}, {contender}");
     // A shutdown may be over before the host is killed, and then nothing is there to die.
     let began = strike(death, &round, random);
-    let promise = contender.promise(death, phase);
+    let promise = contender.promise(phase);
     if promise == Promise::Nothing {
         return Some(round.must_end(began, &what));
     }

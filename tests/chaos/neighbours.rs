@@ -19,7 +19,7 @@ use crate::{
     host::Host,
     orders::{Command, Flaw, Orders, tell},
     round::{Round, state_dir},
-    settings::{Random, rounds},
+    settings::{Random, few_rounds},
 };
 
 /// A host that keeps calling, and what must not change about it.
@@ -129,7 +129,7 @@ fn a_cleanup_that_is_killed_is_finished_by_the_next() {
     for contender in contenders() {
         let (orders, _dir) = orders(&contender);
         let mut bystander = Bystander::start(&orders);
-        for n in 0..rounds() {
+        for n in 0..few_rounds() {
             let mut dead = died_with_its_workers(&orders);
             let instant = random.within(Duration::from_millis(100));
             if n % 2 == 0 {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     common::PATIENCE,
-    contender::Promise,
+    contender::{Contender, Promise},
     orders::{self, Command, MARK, Orders},
     witness::{WitnessOrders, end_below},
 };
@@ -104,11 +104,9 @@ impl Round {
             if let Some(rest) = line.strip_prefix(words) {
                 return rest.trim().to_owned();
             }
-            assert!(
-                !line.starts_with("host ended") && !line.starts_with("failed"),
-                "waited for `{words}`:\n{}",
-                self.log
-            );
+            let is_over = ["host ended", "failed"].iter().any(|end| line.starts_with(end));
+            let is_lost = words == "answered" && line.starts_with("lost");
+            assert!(!(is_over || is_lost), "waited for `{words}`:\n{}", self.log);
         }
     }
 
@@ -299,6 +297,16 @@ impl Drop for Round {
             let _ = cgroup.remove(Duration::from_secs(1));
         }
     }
+}
+
+/// Whether a host of this kind gets a worker, or what it said instead.
+pub(crate) fn trial(contender: &Contender) -> Result<(), String> {
+    let mut orders = Orders::new(contender);
+    orders.workers = 1;
+    let _dir = state_dir(&mut orders);
+    let mut round = Round::start(&orders);
+    let ready = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| round.wait_ready()));
+    ready.map(drop).map_err(|_| round.log.clone())
 }
 
 /// A cgroup of this round's own, where one can be made. It is the user's, as a service manager would delegate it.

@@ -4,10 +4,13 @@ use std::{
     collections::hash_map::DefaultHasher, hash::Hash, hash::Hasher as _, sync::OnceLock, time::Duration,
 };
 
-/// Rounds of each cell when nobody asks for more: the suite then takes about a minute on two cores.
-const ROUNDS: usize = 8;
+use crate::contender::contenders;
+
+/// Rounds of each kind of death over all contenders when nobody asks for more: the suite then takes about a minute on two
+/// cores, however many take part.
+const ROUNDS: usize = 40;
 /// Spawn-exit cycles when nobody asks for more.
-const CYCLES: usize = 300;
+const CYCLES: usize = 200;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -17,12 +20,20 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Rounds of each cell: `SNAKEPIT_CHAOS`.
 pub(crate) fn rounds() -> usize {
-    number("SNAKEPIT_CHAOS").map_or(ROUNDS, |rounds| rounds as usize)
+    number("SNAKEPIT_CHAOS").map_or_else(
+        || (ROUNDS / contenders().len()).clamp(4, 16),
+        |rounds| rounds as usize,
+    )
+}
+
+/// Rounds of a cell that costs more: a quarter in the short form.
+pub(crate) fn few_rounds() -> usize {
+    if is_long() { rounds() } else { rounds().div_ceil(4) }
 }
 
 /// Whether the long form was asked for, in which the promised times are asserted.
 pub(crate) fn is_long() -> bool {
-    rounds() >= 100
+    number("SNAKEPIT_CHAOS").is_some_and(|rounds| rounds >= 100)
 }
 
 /// Spawn-exit cycles: `SNAKEPIT_CHAOS_CYCLES`.

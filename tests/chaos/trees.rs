@@ -1,7 +1,8 @@
 //! S5, S6, S11 and S15: what workers start in order to be left alone, and what becomes of it.
 
 use std::{
-    fs,
+    collections::HashMap,
+    fs, iter,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
@@ -9,10 +10,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use snakepit::core::process::Member;
 use tokio::time::Instant;
 
 use crate::{
     at_each_step::python,
+    common::is_gone,
     contender::{Contender, Promise, User, contenders},
     orders::{Command, Orders},
     round::{BOUND, Round, state_dir, wait_until},
@@ -71,7 +74,7 @@ impl Grove {
                 return;
             }
             Ending::Term | Ending::Kill => {
-                let old = self.below_host();
+                let old = self.tree();
                 let signal = if ending == Ending::Term {
                     libc::SIGTERM
                 } else {
@@ -92,13 +95,23 @@ impl Grove {
         self.round.must_end(Instant::now(), &what);
     }
 
-    /// What the worker has started and the worker, without helpers that outlive it.
-    fn below_host(&self) -> Vec<snakepit::core::process::Member> {
+    /// The worker, all that it has started, and the helper of its own that a backend may have put above it.
+    fn tree(&self) -> Vec<Member> {
         let mut all = self.round.survivors();
         if self.orders.contender.has_guardian() {
-            let guardian = self.round.guardian().map(|guardian| guardian.pid());
-            all.retain(|member| Some(member.stat.pid) != guardian);
+            let guardian = self.round.guardian().unwrap().pid();
+            let parents: HashMap<_, _> = all
+                .iter()
+                .map(|member| (member.stat.pid, member.stat.ppid))
+                .collect();
+            let helper_of = |pid| {
+                let mut above = iter::successors(Some(pid), |pid| parents.get(pid).copied());
+                above.find(|pid| parents.get(pid) == Some(&guardian))
+            };
+            let helper = helper_of(self.worker);
+            all.retain(|member| helper.is_some() && helper_of(member.stat.pid) == helper);
         }
+        assert!(all.iter().any(|member| member.stat.pid == self.worker));
         all
     }
 
@@ -131,17 +144,17 @@ fn whatever_a_worker_starts_ends_with_it() {
         &["forks_a_lot.py", "5"],
         &["many_daemons.py", "20"],
     ];
-    for contender in contenders() {
+    for (m, contender) in contenders().iter().enumerate() {
         for (n, fixture) in fixtures.iter().enumerate() {
+            // Each fixture with each ending, over all contenders at least.
             let endings = if is_long() {
                 Ending::ALL.to_vec()
             } else {
-                // Each fixture with two of the endings, and each ending several times.
-                vec![Ending::ALL[n % 4], Ending::ALL[(n + 1) % 4]]
+                vec![Ending::ALL[(m + n) % 4], Ending::ALL[(m + n + 2) % 4]]
             };
             for ending in endings {
                 let args: Vec<Value> = fixture.iter().map(|word| json!(word)).collect();
-                Grove::plant(&contender, "starts:start", &args).fell(ending, Promise::Nothing);
+                Grove::plant(contender, "starts:start", &args).fell(ending, Promise::Nothing);
             }
         }
     }
@@ -234,7 +247,7 @@ fn a_hidden_child_whose_worker_is_killed_is_left_by_port_alone() {
             grove.fell(Ending::Kill, Promise::Nothing);
             continue;
         }
-        let old = grove.below_host();
+        let old = grove.tree();
         let leader = old.iter().find(|member| member.stat.pid == grove.worker);
         leader.unwrap().pidfd.signal(libc::SIGKILL).unwrap();
         grove.await_replacement();
@@ -254,22 +267,25 @@ fn a_descendant_that_became_root_is_ended_or_told() {
         Ok(suid) => suid,
         Err(why) => return eprintln!("SKIPPED: no setuid program can be made: {why}"),
     };
-    for contender in contenders()
-        .iter()
-        .filter(|contender| contender.user == User::Nobody)
-    {
+    for contender in contenders() {
+        if contender.user != User::Nobody {
+            continue;
+        }
         let args = [json!(suid.path), json!("suid_full.py")];
-        let mut grove = Grove::plant(contender, "starts:start_with", &args);
+        let mut grove = Grove::plant(&contender, "starts:start_with", &args);
         grove.round.kill_host();
-        if contender.has_guardian() {
+        if contender.promise_for_other_users() == Promise::Nothing {
             grove.round.must_end(Instant::now(), &contender.to_string());
             continue;
         }
-        let round = &grove.round;
-        wait_until("all but it is gone", || round.survivors().len() == 1);
+        wait_until("the worker is gone", || is_gone(grove.worker));
         // Its own user may neither see that it belongs to the run nor end it; root may do both.
         grove.orders.cleanup().output().unwrap();
-        assert_eq!(grove.round.survivors().len(), 1);
+        let left = grove.round.survivors();
+        assert!(
+            left.iter().any(|member| !member.pidfd.has_exited()),
+            "{contender}: {left:?}"
+        );
         let mut orders = grove.orders.clone();
         orders.contender.user = User::Own;
         orders.cleanup_succeeds();
