@@ -126,11 +126,6 @@ async fn a_worker_whose_c_code_holds_the_gil_goes_with_its_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn children_and_daemons_of_a_worker_go_with_the_host() {
-    keeps_the_promise("forks:family", false).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_takes_its_children_along_too() {
     keeps_the_promise("forks:family", true).await;
 }

@@ -37,9 +37,13 @@ impl ProcDir {
         let Some(tasks) = gone_is_none(open_dir(&self.0, c"task"))? else {
             return Ok(None);
         };
+        // The last thread may be reaped between two steps.
+        let Some(tids) = gone_is_none(numbers_in(&tasks))? else {
+            return Ok(None);
+        };
         let mut pids = Vec::new();
         let mut text = Vec::new();
-        for tid in numbers_in(&tasks)? {
+        for tid in tids {
             let Some(task) = gone_is_none(open_dir(&tasks, tid.to_string()))? else {
                 continue;
             };
