@@ -10,17 +10,19 @@ use crate::{
     failure::{At, Failure, errno},
     hello::Hello,
     packet::{self, Fds, Incoming, Sent},
+    shared::Shared,
     sweep::Sweep,
     sys::{
         self, Limit, Pid, Ready, Reaped,
         constants::{
-            EBUSY, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLRDHUP, O_WRONLY,
-            PIDFD_SIGNAL_PROCESS_GROUP, SIGCHLD, SIGCONT, SIGKILL, SIGUSR1, WCLONE,
+            EBUSY, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLRDHUP, F_GETFL,
+            F_SETFL, F_SETOWN, F_SETSIG, O_ASYNC, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP, SIGCHLD, SIGCONT,
+            SIGKILL, SIGUSR1, WCLONE, WUNTRACED,
         },
     },
     table::{Place, Table, Token},
     text::Text,
-    ward::{Cgroup, Kept, Kind, Managed, Outcome, Ward},
+    ward::{Cgroup, Kept, Kind, Managed, Orphaned, Outcome, Ward},
     wire::{EndedBy, Event, Level, Message, Request, Step, Target},
 };
 
@@ -42,10 +44,24 @@ const SEND_PAUSE_MS: u64 = 10;
 /// Requests that are answered before keepers have their turn.
 const REQUESTS_AT_ONCE: usize = 64;
 
+/// Has the kernel continue this process, should it be stopped, when something comes from the other end of `fd` or that
+/// is closed. A stopped guardian would outlive its host.
+fn wake_by(fd: impl AsFd, own: Pid) {
+    // Others may have the open file, too, whose flags stay as they are.
+    let Ok(flags) = sys::fcntl(&fd, F_GETFL, 0) else {
+        return;
+    };
+    for (command, argument) in [(F_SETOWN, own), (F_SETSIG, SIGCONT), (F_SETFL, flags | O_ASYNC)] {
+        // Nothing depends on it but that.
+        let _ = sys::fcntl(&fd, command, argument);
+    }
+}
+
 /// Tokens of what belongs to no ward.
 const HOST: u64 = u64::MAX;
 const HOST_PROCESS: u64 = u64::MAX - 1;
 const SIGNALS: u64 = u64::MAX - 2;
+const SHARED: u64 = u64::MAX - 3;
 
 pub(crate) struct Guardian {
     level: Level,
@@ -71,6 +87,7 @@ pub(crate) struct Guardian {
     /// The end of what dead keepers left.
     strays: Ending,
     sweep: Sweep,
+    shared: Option<Shared>,
 }
 
 fn host() -> BorrowedFd<'static> {
@@ -85,8 +102,21 @@ impl Guardian {
             sys::epoll_control(&epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, token).at(Step::Plumbing)
         };
         watch(host(), HOST)?;
+        let own = sys::getpid().at(Step::Plumbing)?;
+        // Where it is a pipe, its other end is the host's alone and closes with it. Not so the host's socket: what it
+        // says is not to continue a guardian that was stopped to see what happens.
+        wake_by(sys::standard(2), own);
         watch(hello.host.as_fd(), HOST_PROCESS)?;
         watch(signals.as_fd(), SIGNALS)?;
+        let mut sweep = Sweep::new();
+        let shared = match hello.level {
+            Level::SharedNamespace => {
+                let shared = Shared::make(&hello.host, hello.host_grace, &signals, &mut sweep)?;
+                watch(shared.control.as_fd(), SHARED)?;
+                Some(shared)
+            }
+            Level::Subreaper | Level::Cgroup | Level::Namespace => None,
+        };
         Ok(Self {
             level: hello.level,
             host_grace: hello.host_grace,
@@ -96,13 +126,14 @@ impl Guardian {
             send_again: None,
             pong: None,
             run_cgroup: hello.run_cgroup,
-            own: sys::getpid().at(Step::Plumbing)?,
+            own,
             descriptors,
             wards: Table::default(),
             keepers: Table::default(),
             look_after: None,
             strays: Ending::default(),
-            sweep: Sweep::new(),
+            sweep,
+            shared,
             epoll,
             signals,
         })
@@ -120,7 +151,7 @@ impl Guardian {
             }
             self.flush(now);
             if self.host_is_gone && self.wards.is_empty() && self.strays.next().is_none() {
-                return;
+                return self.end_shared();
             }
             let next = [self.look_after, self.strays.next(), self.send_again];
             let timeout = next
@@ -134,6 +165,7 @@ impl Guardian {
                     HOST => self.hear_host(),
                     HOST_PROCESS => self.lose_host(),
                     SIGNALS => self.reap(),
+                    SHARED => self.hear_shared(),
                     token => {
                         if let Some(place) = self.wards.resolve(Token::from_number(token)) {
                             self.hear_ward(place);
@@ -141,6 +173,15 @@ impl Guardian {
                     }
                 }
             }
+        }
+    }
+
+    /// Ends the namespace that workers shared. None are left, so that this takes no time.
+    fn end_shared(self) {
+        if let Some(shared) = self.shared
+            && sys::kill(shared.pid, SIGKILL).is_ok()
+        {
+            let _ = sys::wait_for(shared.pid);
         }
     }
 
@@ -201,8 +242,6 @@ impl Guardian {
             (Kind::Kept(kept), Request::Signal) => kept.tell(message),
             (Kind::Kept(kept), Request::Stop) => {
                 kept.tell(message);
-                // It may have been stopped by its worker, which can do so where their user is the same.
-                kept.signal(SIGCONT);
                 let grace = message.a.max(0).cast_unsigned();
                 let overdue = now.saturating_add(grace).saturating_add(MARGIN_MS);
                 let overdue = kept.overdue.map_or(overdue, |earlier| earlier.min(overdue));
@@ -373,7 +412,10 @@ impl Guardian {
                     kept.held = true;
                     kept.worker_pidfd = fds.exactly::<1>().map(|[pidfd]| pidfd);
                     // In a namespace of its own the number means nothing here.
-                    kept.worker = a.try_into().ok().filter(|_| self.level != Level::Namespace);
+                    kept.worker = a
+                        .try_into()
+                        .ok()
+                        .filter(|_| matches!(self.level, Level::Subreaper | Level::Cgroup));
                     self.note(place, Event::Held, (0, 0));
                 }
                 Event::Exited => {
@@ -396,38 +438,71 @@ impl Guardian {
     fn reap(&mut self) {
         // Which signals came does not matter: all that can be reaped is.
         let _ = sys::read(&self.signals, &mut [0; 256]);
-        while let Reaped::Child(pid, _) = sys::reap(WCLONE) {
-            self.keeper_ended(pid);
+        loop {
+            match sys::reap(WCLONE | WUNTRACED) {
+                Reaped::Child(pid, _) => self.keeper_ended(pid),
+                // Its worker can do so, where their user is the same.
+                Reaped::Stopped(pid) => drop(sys::kill(pid, SIGCONT)),
+                Reaped::Nobody | Reaped::NoChildren => break,
+            }
         }
         loop {
             match sys::reap(0) {
                 Reaped::Child(pid, status) => self.stray_ended(pid, status),
+                Reaped::Stopped(_) => {}
                 Reaped::Nobody => return self.strays.kill(sys::now()),
                 Reaped::NoChildren => break,
             }
         }
-        // A keeper's children are ours before it can be reaped, so that none are left of any that was.
         self.strays = Ending::default();
+        if self.shared.is_none() {
+            // A keeper's children are ours before it can be reaped, so that none are left of any that was.
+            self.finish_orphaned(i64::MAX);
+        }
+    }
+
+    /// Tells of those trees without a keeper that have ended by the time this number was answered.
+    fn finish_orphaned(&mut self, answered: i64) {
         for place in 0..self.wards.places() {
-            if matches!(
-                self.wards.get_mut(place),
-                Some(Ward {
-                    kind: Kind::Kept(Kept { orphaned: true, .. }),
-                    ..
-                })
-            ) {
+            if let Some(Ward {
+                kind: Kind::Kept(kept),
+                ..
+            }) = self.wards.get_mut(place)
+                && kept.orphaned.is_some_and(|Orphaned(asked)| asked <= answered)
+            {
                 self.finish_kept(place);
             }
         }
     }
 
+    fn hear_shared(&mut self) {
+        while let Some(answered) = self.shared.as_ref().and_then(Shared::swept) {
+            self.finish_orphaned(answered);
+        }
+    }
+
+    /// The first process of the namespace that all workers are in has ended, and they have with it.
+    fn shared_ended(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            let _ = sys::epoll_control(&self.epoll, EPOLL_CTL_DEL, &shared.control, 0, 0);
+        }
+        // No worker can be started any more. The host sees us leave, and starts another guardian.
+        self.lose_host();
+        self.finish_orphaned(i64::MAX);
+    }
+
     fn keeper_ended(&mut self, pid: Pid) {
+        if self.shared.as_ref().is_some_and(|shared| shared.pid == pid) {
+            return self.shared_ended();
+        }
         let Some(place) = self.keepers.remove(pid as u64) else {
             return;
         };
         // What it said last may not have been heard.
         self.hear_keeper(place);
-        let in_namespace = self.level == Level::Namespace;
+        // There the kernel has ended the tree before its first process could be reaped.
+        let in_namespace =
+            self.level == Level::Namespace || self.level == Level::SharedNamespace && self.shared.is_none();
         let Some(Ward {
             id,
             kind: Kind::Kept(kept),
@@ -436,6 +511,7 @@ impl Guardian {
         else {
             return;
         };
+        let id = *id;
         (kept.keeper, kept.gate, kept.overdue) = (None, None, None);
         if let Some(control) = kept.control.take() {
             let _ = sys::epoll_control(&self.epoll, EPOLL_CTL_DEL, &control, 0, 0);
@@ -443,10 +519,14 @@ impl Guardian {
         if kept.outcome.is_some() || in_namespace {
             return self.finish_kept(place);
         }
-        kept.orphaned = true;
-        let id = *id;
-        self.strays = Ending::default();
-        self.strays.kill(sys::now());
+        match &mut self.shared {
+            Some(shared) => kept.orphaned = Some(Orphaned(shared.ask_to_sweep())),
+            None => {
+                kept.orphaned = Some(Orphaned(0));
+                self.strays = Ending::default();
+                self.strays.kill(sys::now());
+            }
+        }
         if let Some(cgroup) = &self.run_cgroup
             && let Some(path) = Text::format(format_args!("{id}/cgroup.kill"))
             && let Ok(kill) = sys::open(Some(cgroup.as_fd()), path.as_c_str(), O_WRONLY)
@@ -495,7 +575,7 @@ impl Guardian {
         else {
             return;
         };
-        kept.orphaned = false;
+        kept.orphaned = None;
         let (held, exited, outcome) = (kept.held, kept.exited, kept.outcome);
         if !held {
             let failure = match outcome {

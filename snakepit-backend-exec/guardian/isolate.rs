@@ -13,7 +13,7 @@ use crate::{
     wire::{Level, Step},
 };
 
-/// The namespaces that keepers of this level are made in.
+/// The namespaces that are made for each keeper of this level.
 pub(crate) fn namespaces(level: Level) -> u64 {
     match level {
         Level::Namespace => CLONE_NEWPID | CLONE_NEWNS,
@@ -43,8 +43,7 @@ pub(crate) fn raise_descriptors() -> Result<sys::Limit, Failure> {
 pub(crate) fn prove(level: Level) -> Result<(), Failure> {
     match level {
         Level::Subreaper | Level::Cgroup => prove_sweeps(),
-        Level::Namespace => prove_namespaces(),
-        Level::SharedNamespace => Err(Failure::new(Step::PidNamespace, EINVAL)),
+        Level::Namespace | Level::SharedNamespace => prove_namespaces(),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     failure::{At, Failure},
     namespace,
     packet::{self, Incoming, Sent},
+    shared::Shared,
     sweep::Sweep,
     sys::{
         self, Forked, Pid, Poll, Reaped,
@@ -39,6 +40,8 @@ pub(crate) struct Kit<'a> {
     /// Its end of the socket to the guardian.
     pub(crate) control: OwnedFd,
     pub(crate) parts: Parts,
+    /// The namespace it was born into, where one is shared.
+    pub(crate) shared: Option<&'a Shared>,
     pub(crate) host: &'a OwnedFd,
     pub(crate) signals: &'a OwnedFd,
     pub(crate) sweep: &'a mut Sweep,
@@ -51,12 +54,13 @@ pub(crate) fn run(kit: Kit<'_>) -> ! {
     let Kit {
         control,
         parts,
+        shared,
         host,
         signals,
         sweep,
         ..
     } = kit;
-    match start(level, &control, parts, host, signals) {
+    match start(level, &control, parts, shared, host, signals) {
         Ok(started) => Keeper {
             id,
             in_namespace: level == Level::Namespace,
@@ -100,9 +104,14 @@ fn start(
     level: Level,
     control: &OwnedFd,
     parts: Parts,
+    shared: Option<&Shared>,
     host: &OwnedFd,
     signals: &OwnedFd,
 ) -> Result<Started, Failure> {
+    // Its descriptors are the guardian's, and among those that are closed next.
+    if let Some(shared) = shared {
+        shared.enter()?;
+    }
     // The guardian's own three are let go of: what they are connected to must see the guardian's end, not ours.
     sys::duplicate_onto(sys::standard(1), 0).at(Step::Descriptors)?;
     sys::duplicate_onto(sys::standard(1), 2).at(Step::Descriptors)?;
@@ -248,7 +257,7 @@ impl Keeper<'_> {
                         }
                     }
                 }
-                Reaped::Child(..) => {}
+                Reaped::Child(..) | Reaped::Stopped(_) => {}
                 Reaped::Nobody => return false,
                 Reaped::NoChildren => return true,
             }

@@ -17,6 +17,7 @@ mod namespace;
 mod outbox;
 mod packet;
 mod proc;
+mod shared;
 mod sweep;
 mod sys;
 mod table;

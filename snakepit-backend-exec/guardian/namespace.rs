@@ -1,6 +1,6 @@
 //! Namespaces: user_namespaces(7), pid_namespaces(7), mount_namespaces(7).
 
-use std::{fs, io};
+use std::{fs, io, os::fd::OwnedFd};
 
 use crate::{
     failure::{At, Failure, errno},
@@ -47,11 +47,16 @@ fn keep_mounts_private() -> io::Result<()> {
             let own = sys::pidfd_open(sys::getpid()?)?;
             sys::setns(&own, CLONE_NEWNS)?;
             let made = private();
-            sys::fchdir(&root)?;
-            sys::chroot(c".")?;
-            sys::fchdir(&here)?;
+            go_back(&root, &here)?;
             made
         }
         made => made,
     }
+}
+
+/// Takes a root and a directory, after a change of the mount namespace led to another.
+pub(crate) fn go_back(root: &OwnedFd, here: &OwnedFd) -> io::Result<()> {
+    sys::fchdir(root)?;
+    sys::chroot(c".")?;
+    sys::fchdir(here)
 }

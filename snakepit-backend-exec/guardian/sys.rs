@@ -130,9 +130,9 @@ pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
     unsafe { call(number::CLOSE_RANGE, [first as usize, last as usize, 0]) }.map(drop)
 }
 
-pub(crate) fn fcntl(fd: impl AsFd, command: i32, argument: i32) -> io::Result<()> {
+pub(crate) fn fcntl(fd: impl AsFd, command: i32, argument: i32) -> io::Result<i32> {
     // SAFETY: used with commands whose argument is a number.
-    unsafe { call(number::FCNTL, [raw(fd), int(command), int(argument)]) }.map(drop)
+    unsafe { call(number::FCNTL, [raw(fd), int(command), int(argument)]) }.map(|answer| answer as i32)
 }
 
 /// A pipe, both ends `CLOEXEC`: (reading, writing).
@@ -540,13 +540,15 @@ fn forked(pid: usize, pidfd: RawFd) -> Forked {
 pub(crate) enum Reaped {
     /// This child has ended, with this wait status.
     Child(Pid, i32),
+    /// This child has been stopped, which is told only when it is asked for.
+    Stopped(Pid),
     /// There are children, and none has ended.
     Nobody,
     /// There are no children.
     NoChildren,
 }
 
-/// wait4(2) for any child that `flags` (`WCLONE`, `WALL`, 0) select, without waiting.
+/// wait4(2) for any child that `flags` (`WCLONE`, `WALL`, `WUNTRACED`) select, without waiting.
 pub(crate) fn reap(flags: u32) -> Reaped {
     let mut status: c_int = 0;
     let any = int(-1);
@@ -554,6 +556,7 @@ pub(crate) fn reap(flags: u32) -> Reaped {
     // SAFETY: `status` is writable.
     match unsafe { call(number::WAIT4, [any, (&raw mut status) as usize, flags, 0]) } {
         Ok(0) => Reaped::Nobody,
+        Ok(pid) if status & 0xff == 0x7f => Reaped::Stopped(pid as Pid),
         Ok(pid) => Reaped::Child(pid as Pid, status),
         // Nothing else can be wrong with these arguments.
         Err(_) => Reaped::NoChildren,

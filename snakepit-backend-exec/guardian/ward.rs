@@ -45,11 +45,15 @@ pub(crate) struct Kept {
     pub(crate) exited: bool,
     pub(crate) outcome: Option<Outcome>,
     /// The keeper died before its tree did, which is ours to end now.
-    pub(crate) orphaned: bool,
+    pub(crate) orphaned: Option<Orphaned>,
     /// When the keeper is taken to hang.
     pub(crate) overdue: Option<u64>,
     pub(crate) cgroup: Cgroup,
 }
+
+/// A tree whose keeper died. Where a namespace is shared its first process ends it, and answers this number then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Orphaned(pub(crate) i64);
 
 /// What a keeper said last.
 #[derive(Clone, Copy, Debug)]

@@ -61,7 +61,8 @@ impl Guardian {
         let Some(fd) = fd else { return };
         let watched = sys::epoll_control(&self.epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, token);
         match (watched, &ward.kind) {
-            (Ok(()), _) => {}
+            (Ok(()), Kind::Kept(_)) => wake_by(fd, self.own),
+            (Ok(()), Kind::Managed(_)) => {}
             // Ended as one that died by itself.
             (Err(_), Kind::Kept(kept)) => kept.signal(SIGKILL),
             (Err(error), Kind::Managed(_)) => {
@@ -108,6 +109,7 @@ impl Guardian {
                 host_grace: self.host_grace,
                 control: keepers_control,
                 parts,
+                shared: self.shared.as_ref(),
                 host: &self.host_process,
                 signals: &self.signals,
                 sweep: &mut self.sweep,

@@ -28,7 +28,11 @@ pub(crate) const O_PATH: i32 = 0o10_000_000;
 pub(super) const O_CLOEXEC: i32 = 0o2_000_000;
 pub(super) const AT_FDCWD: i32 = -100;
 pub(super) const AT_REMOVEDIR: i32 = 0x200;
+pub(crate) const F_GETFL: i32 = 3;
 pub(crate) const F_SETFL: i32 = 4;
+pub(crate) const F_SETOWN: i32 = 8;
+pub(crate) const F_SETSIG: i32 = 10;
+pub(crate) const O_ASYNC: i32 = 0o20_000;
 
 pub(crate) const AF_UNIX: i32 = 1;
 pub(crate) const SOCK_SEQPACKET: i32 = 5;
@@ -59,6 +63,8 @@ pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 pub(crate) const CLONE_NEWPID: u64 = 0x2000_0000;
 pub(super) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub(super) const WNOHANG: u32 = 1;
+/// Children that have been stopped, too.
+pub(crate) const WUNTRACED: u32 = 2;
 /// Children of every kind.
 pub(crate) const WALL: u32 = 0x4000_0000;
 /// Only children whose end is not told by SIGCHLD.

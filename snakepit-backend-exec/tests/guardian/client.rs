@@ -47,6 +47,7 @@ pub(crate) struct Guardian {
     pub(crate) socket: OwnedFd,
     pub(crate) level: Level,
     pub(crate) yard: Yard,
+    user: Option<u32>,
 }
 
 /// What came from the guardian.
@@ -63,7 +64,11 @@ impl Guardian {
     }
 
     pub(crate) fn welcomed_as(level: Level, user: Option<u32>, grace_ms: i64) -> Option<Self> {
-        let guardian = Self::started(level, user)?;
+        Self::welcomed_in(Yard::new(), level, user, grace_ms)
+    }
+
+    pub(crate) fn welcomed_in(yard: Yard, level: Level, user: Option<u32>, grace_ms: i64) -> Option<Self> {
+        let guardian = Self::started_in(yard, level, user)?;
         guardian.hello(grace_ms, getpid());
         let told = guardian.hear();
         if told.message.kind == Event::Refused {
@@ -79,19 +84,24 @@ impl Guardian {
     }
 
     /// One that waits for its hello.
-    pub(crate) fn started(level: Level, user: Option<u32>) -> Option<Self> {
-        let yard = Yard::new();
+    pub(crate) fn started(level: Level) -> Option<Self> {
+        Self::started_in(Yard::new(), level, None)
+    }
+
+    fn started_in(yard: Yard, level: Level, user: Option<u32>) -> Option<Self> {
         if level == Level::Cgroup && !yard.has_cgroup() {
             eprintln!("SKIPPED: no cgroup can be made here");
             return None;
         }
         let (socket, theirs) = pair();
         let mut command = Command::new(program());
-        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        // Errors go to a pipe, whose other end is this process's alone.
+        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::piped());
         command.env_clear();
         yard.mark(&mut command);
         if let Some(user) = user {
             command.uid(user).gid(user);
+            yard.delegate(user);
         }
         let process = command.spawn().unwrap();
         yard.admit(process.id());
@@ -100,6 +110,7 @@ impl Guardian {
             socket,
             level,
             yard,
+            user,
         })
     }
 
@@ -150,7 +161,7 @@ impl Guardian {
         let mut message = Message::new(Request::Spawn, id);
         if self.level == Level::Cgroup {
             message.a = SPAWN_CGROUP;
-            fds.push(self.yard.make_leaf(id).into());
+            fds.push(self.yard.make_leaf(id, self.user).into());
         }
         self.say(message, &fds);
     }

@@ -1,6 +1,8 @@
 //! The guardian, by its protocol: the real program, real processes, and a host of the tests' own.
 
 mod client;
+mod deaths;
+mod endings;
 mod gate;
 #[allow(dead_code, reason = "a part of it is spoken by these tests")]
 #[path = "../../src/wire.rs"]

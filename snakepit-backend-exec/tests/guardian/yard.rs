@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::chown,
     process::Command,
     time::Duration,
 };
@@ -15,6 +16,7 @@ use crate::client::PATIENCE;
 pub(crate) struct Yard {
     mark: String,
     cgroup: Option<Cgroup>,
+    is_ours: bool,
 }
 
 const VARIABLE: &str = "SNAKEPIT_TEST_YARD";
@@ -24,7 +26,31 @@ impl Yard {
         let mark = format!("snakepit-guardian-test-{}", RunId::random());
         let cgroup = Cgroup::own().unwrap().map(|own| own.child(&mark));
         let cgroup = cgroup.filter(|cgroup| cgroup.create().is_ok());
-        Self { mark, cgroup }
+        let is_ours = true;
+        Self {
+            mark,
+            cgroup,
+            is_ours,
+        }
+    }
+
+    /// The one that another process made, which looks after it.
+    pub(crate) fn of(description: &str) -> Self {
+        let (mark, cgroup) = description.split_once(' ').unwrap();
+        Self {
+            mark: mark.to_owned(),
+            cgroup: (!cgroup.is_empty()).then(|| Cgroup::at(cgroup)),
+            is_ours: false,
+        }
+    }
+
+    /// What [`of`](Self::of) takes.
+    pub(crate) fn describe(&self) -> String {
+        let cgroup = self
+            .cgroup
+            .as_ref()
+            .map_or("", |cgroup| cgroup.path().to_str().unwrap());
+        format!("{} {cgroup}", self.mark)
     }
 
     pub(crate) fn has_cgroup(&self) -> bool {
@@ -37,10 +63,18 @@ impl Yard {
             .map(|cgroup| File::open(cgroup.path()).unwrap())
     }
 
+    /// Lets this user make of it what it likes, as a service manager delegates a cgroup.
+    pub(crate) fn delegate(&self, user: u32) {
+        if let Some(cgroup) = &self.cgroup {
+            delegate(cgroup, user);
+        }
+    }
+
     /// Makes the cgroup of a worker.
-    pub(crate) fn make_leaf(&self, id: u64) -> File {
+    pub(crate) fn make_leaf(&self, id: u64, user: Option<u32>) -> File {
         let leaf = self.cgroup.as_ref().unwrap().child(&id.to_string());
         leaf.create().unwrap();
+        user.into_iter().for_each(|user| delegate(&leaf, user));
         File::open(leaf.path()).unwrap()
     }
 
@@ -107,6 +141,9 @@ impl Yard {
 
     /// Ends whatever is in it.
     pub(crate) fn clear(&self) {
+        if !self.is_ours {
+            return;
+        }
         match &self.cgroup {
             Some(cgroup) => {
                 let _ = cgroup.kill();
@@ -133,6 +170,13 @@ impl Drop for Yard {
     }
 }
 
+fn delegate(cgroup: &Cgroup, user: u32) {
+    for name in ["", "cgroup.procs", "cgroup.kill"] {
+        chown(cgroup.path().join(name), Some(user), Some(user)).unwrap();
+    }
+}
+
+/// The letter of proc_pid_stat(5).
 pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
