@@ -114,6 +114,18 @@ impl Guardian {
         })
     }
 
+    /// One that was started in another way.
+    pub(crate) fn from_parts(process: Child, socket: OwnedFd, level: Level, yard: Yard) -> Self {
+        yard.admit(process.id());
+        Self {
+            process,
+            socket,
+            level,
+            yard,
+            user: None,
+        }
+    }
+
     pub(crate) fn hello(&self, grace_ms: i64, host: Pid) {
         let host = pidfd_open(host, PidfdFlags::empty()).unwrap();
         let hello = Message::new(Request::Hello, 0);
@@ -250,7 +262,7 @@ pub(crate) const NONE: [OwnedFd; 0] = [];
 
 /// The program under test: the one of this build, which aborts where it allocates and should not. With
 /// `SNAKEPIT_TEST_GUARDIAN=embedded` the one that the crate carries.
-fn program() -> &'static str {
+pub(crate) fn program() -> &'static str {
     match std::env::var("SNAKEPIT_TEST_GUARDIAN").as_deref() {
         Ok("embedded") => concat!(env!("OUT_DIR"), "/snakepit-guardian"),
         _ => env!("CARGO_BIN_EXE_snakepit-guardian"),
@@ -294,7 +306,7 @@ pub(crate) fn send(socket: &OwnedFd, bytes: &[u8], fds: &[impl AsFd]) {
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
-fn receive(socket: &OwnedFd, patience: Duration) -> Option<Told> {
+pub(crate) fn receive(socket: &OwnedFd, patience: Duration) -> Option<Told> {
     if !is_ready(socket, patience) {
         return None;
     }

@@ -4,6 +4,7 @@ mod client;
 mod deaths;
 mod endings;
 mod gate;
+mod nonsense;
 #[allow(dead_code, reason = "a part of it is spoken by these tests")]
 #[path = "../../src/wire.rs"]
 mod wire;
