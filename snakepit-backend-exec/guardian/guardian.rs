@@ -15,9 +15,9 @@ use crate::{
     sys::{
         self, Limit, Pid, Ready, Reaped,
         constants::{
-            EBUSY, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLRDHUP, F_GETFL,
-            F_SETFL, F_SETOWN, F_SETSIG, O_ASYNC, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP, SIGCHLD, SIGCONT,
-            SIGKILL, SIGUSR1, WCLONE, WUNTRACED,
+            EBUSY, ECHILD, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT,
+            EPOLLRDHUP, F_GETFL, F_SETFL, F_SETOWN, F_SETSIG, O_ASYNC, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
+            SIGCHLD, SIGCONT, SIGKILL, SIGUSR1, WCLONE, WUNTRACED,
         },
     },
     table::{Place, Table, Token},
@@ -408,20 +408,12 @@ impl Guardian {
             };
             let (a, b) = (message.a, message.b);
             match message.kind {
-                Event::Held => {
-                    kept.held = true;
-                    kept.worker_pidfd = fds.exactly::<1>().map(|[pidfd]| pidfd);
-                    // In a namespace of its own the number means nothing here.
-                    kept.worker = a
-                        .try_into()
-                        .ok()
-                        .filter(|_| matches!(self.level, Level::Subreaper | Level::Cgroup));
-                    self.note(place, Event::Held, (0, 0));
-                }
+                Event::Held => self.hold(place, a, fds),
                 Event::Exited => {
-                    kept.exited = true;
-                    kept.worker = None;
-                    self.note(place, Event::Exited, (a, 0));
+                    (kept.exited, kept.worker) = (true, None);
+                    if kept.held {
+                        self.note(place, Event::Exited, (a, 0));
+                    }
                 }
                 Event::Started | Event::ExecFailed => self.note(place, message.kind, (a, b)),
                 // Told when the keeper is reaped, which proves it.
@@ -431,6 +423,33 @@ impl Guardian {
                     kept.outcome = Some(Outcome::Failed(Failure::new(step, b as i32)));
                 }
                 Event::Welcome | Event::Refused | Event::Pong => {}
+            }
+        }
+    }
+
+    /// A worker waits at its gate. One whose pidfd was lost, for want of descriptors, is ended: its host could not know
+    /// it.
+    fn hold(&mut self, place: Place, pid: i64, fds: Fds) {
+        let Some(Ward {
+            id,
+            kind: Kind::Kept(kept),
+            ..
+        }) = self.wards.get_mut(place)
+        else {
+            return;
+        };
+        match fds.exactly() {
+            Some([pidfd]) => {
+                (kept.held, kept.worker_pidfd) = (true, Some(pidfd));
+                // In a namespace of its own the number means nothing here.
+                let is_ours = matches!(self.level, Level::Subreaper | Level::Cgroup);
+                kept.worker = pid.try_into().ok().filter(|_| is_ours);
+                self.note(place, Event::Held, (0, 0));
+            }
+            None => {
+                kept.failure = Some(Failure::new(Step::Plumbing, EMFILE));
+                let stop = Message::new(Request::Stop, *id);
+                self.ask_ward(place, stop);
             }
         }
     }
@@ -576,11 +595,17 @@ impl Guardian {
             return;
         };
         kept.orphaned = None;
-        let (held, exited, outcome) = (kept.held, kept.exited, kept.outcome);
+        let Kept {
+            held,
+            exited,
+            failure,
+            outcome,
+            ..
+        } = *kept;
         if !held {
-            let failure = match outcome {
-                Some(Outcome::Failed(failure)) => failure,
-                _ => Failure::new(Step::Fork, sys::constants::ECHILD),
+            let failure = match (failure, outcome) {
+                (Some(failure), _) | (None, Some(Outcome::Failed(failure))) => failure,
+                (None, Some(Outcome::Ended { .. }) | None) => Failure::new(Step::Fork, ECHILD),
             };
             self.note(place, Event::SpawnFailed, failure.numbers());
         } else {

@@ -17,8 +17,8 @@ use crate::{
     sys::{
         self, Forked, Pid, Poll, Reaped,
         constants::{
-            ECHILD, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP, PR_SET_CHILD_SUBREAPER,
-            PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
+            ECHILD, EINVAL, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
+            PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
         },
     },
     wire::{Event, Level, Message, Request, Step, Target},
@@ -132,6 +132,10 @@ fn start(
     }
 
     let own = sys::getpid().at(Step::Fork)?;
+    // Later on its first process signals everybody there is, which must be the namespace.
+    if (own == 1) != (level == Level::Namespace) {
+        return Err(Failure::new(Step::PidNamespace, EINVAL));
+    }
     // Absent before Linux 5.14; then everything is killed one by one.
     let kill = parts
         .cgroup

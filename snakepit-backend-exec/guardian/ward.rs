@@ -43,6 +43,8 @@ pub(crate) struct Kept {
     pub(crate) worker: Option<Pid>,
     pub(crate) held: bool,
     pub(crate) exited: bool,
+    /// Why there is to be no worker although there was one.
+    pub(crate) failure: Option<Failure>,
     pub(crate) outcome: Option<Outcome>,
     /// The keeper died before its tree did, which is ours to end now.
     pub(crate) orphaned: Option<Orphaned>,

@@ -1,5 +1,7 @@
 //! The guardian, by its protocol: the real program, real processes, and a host of the tests' own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod client;
 mod deaths;
 mod endings;

@@ -298,13 +298,15 @@ fn without_descriptors_workers_are_refused_and_the_others_go_on() {
         for more in 0..16 {
             bound_descriptors(&guardian, used + more);
             guardian.spawn(2, &shell("exit 3"));
-            let told = guardian.hear().message;
+            let told = guardian.hear();
+            let (told_fds, told) = (told.fds.len(), told.message);
             match told.kind {
                 Event::SpawnFailed => {
                     assert_eq!(told.b, i64::from(libc::EMFILE), "{level:?} {more} {told:?}");
                     refused += 1;
                 }
                 Event::Held => {
+                    assert_eq!(told_fds, 2, "{level:?} {more}");
                     guardian.stop(2, 0);
                     guardian.ended(2);
                 }
