@@ -20,7 +20,9 @@
 //! ```
 //!
 //! `Exited` comes before `Ended`, and each comes once for everything that was `Held`, also when it was never
-//! started. A message about an id that is not known (any more) is ignored by either side: they cross.
+//! started. A message about an id that is not known (any more) is ignored by either side: they cross. So are a packet
+//! that is no message, a `Go` before `Held`, and a `Spawn` or `Manage` with an id that is in use, as an answer would be
+//! taken to be about the other. Descriptors that come with any of them are closed.
 
 /// The version of what this file describes.
 pub(crate) const VERSION: u32 = 1;
@@ -133,11 +135,11 @@ kinds! {
         /// to be sent (the grace is kept, as somebody else has asked the worker to end). Again with a shorter grace:
         /// the shorter one wins.
         Stop = 5,
-        /// Answered by `Pong` with the same `a`.
+        /// Answered by `Pong` with the same `a`; of several that the host does not take in time, only the last.
         Ping = 6,
         /// Watch a process that was not started here, and kill it when the host dies. Descriptor: its pidfd. `Exited`
         /// (with `a` = -1 where its status cannot be known) and `Ended` tell of its end; `Signal` and `Stop` work on
-        /// the process itself.
+        /// the process itself. `SpawnFailed` when it is no pidfd, or of a process that may not be signalled.
         Manage = 7,
         /// Forget a managed process, without a word and without killing it.
         Release = 8,
@@ -160,7 +162,8 @@ kinds! {
         /// The gate was opened and the program could not be executed; `Exited` and `Ended` follow. `a`: a [`Step`]; `b`:
         /// errno.
         ExecFailed = 6,
-        /// The worker itself has ended. `a`: its wait status, as waitpid(2) gives it.
+        /// The worker itself has ended. `a`: its wait status, as waitpid(2) gives it. Where the keeper died first and
+        /// the kernel reaped the worker, SIGKILL, which is what the kernel sent it; its pidfd tells exactly.
         Exited = 7,
         /// Nothing of the worker's tree is left. `a`: an [`EndedBy`]; `b`: how many processes outside the worker's own
         /// process group had to be signalled.

@@ -1,0 +1,151 @@
+//! Starting keepers, and taking over processes that others started.
+
+use std::os::fd::OwnedFd;
+
+use super::*;
+use crate::{
+    isolate::namespaces,
+    keeper::{self, Kit},
+    sys::{
+        Forked,
+        constants::{EINVAL, EMFILE, ESRCH},
+    },
+    wire::SPAWN_CGROUP,
+    worker::Parts,
+};
+
+impl Guardian {
+    /// Starts a worker up to its gate. An id that is in use is ignored: an answer would be taken to be about the other.
+    pub(super) fn spawn(&mut self, message: Message<Request>, fds: Fds) {
+        if self.wards.find(message.id).is_some() {
+            return;
+        }
+        let has_cgroup = message.a & SPAWN_CGROUP != 0;
+        match self.start_keeper(message, fds) {
+            Ok(kept) => {
+                let keeper = kept.keeper;
+                let place = self
+                    .wards
+                    .insert(message.id, Ward::new(message.id, Kind::Kept(kept)));
+                if let Some(keeper) = keeper {
+                    self.keepers.insert(keeper as u64, place);
+                }
+                self.watch(place);
+            }
+            Err(failure) => self.fail(message.id, has_cgroup, failure),
+        }
+    }
+
+    /// Answers that there is nobody.
+    fn fail(&mut self, id: u64, has_cgroup: bool, failure: Failure) {
+        let cgroup = if has_cgroup { Cgroup::Made } else { Cgroup::None };
+        let kept = Kept {
+            cgroup,
+            ..Kept::default()
+        };
+        let place = self.wards.insert(id, Ward::new(id, Kind::Kept(kept)));
+        self.note(place, Event::SpawnFailed, failure.numbers());
+        self.finish(place);
+    }
+
+    /// Watches what tells of a ward: its keeper's socket, or its pidfd.
+    fn watch(&mut self, place: Place) {
+        let token = self.wards.token(place).number();
+        let Some(ward) = self.wards.get_mut(place) else {
+            return;
+        };
+        let fd = match &ward.kind {
+            Kind::Kept(kept) => kept.control.as_ref(),
+            Kind::Managed(managed) => Some(&managed.pidfd),
+        };
+        let Some(fd) = fd else { return };
+        let watched = sys::epoll_control(&self.epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, token);
+        match (watched, &ward.kind) {
+            (Ok(()), Kind::Kept(_)) => wake_by(fd, self.own),
+            (Ok(()), Kind::Managed(_)) => {}
+            // Ended as one that died by itself.
+            (Err(_), Kind::Kept(kept)) => kept.signal(SIGKILL),
+            (Err(error), Kind::Managed(_)) => {
+                let id = ward.id;
+                self.wards.remove(id);
+                self.fail(id, false, Failure::new(Step::Plumbing, errno(&error)));
+            }
+        }
+    }
+
+    fn start_keeper(&mut self, message: Message<Request>, fds: Fds) -> Result<Kept, Failure> {
+        let protocol = |errno| Failure::new(Step::Protocol, errno);
+        if fds.are_truncated() {
+            return Err(protocol(EMFILE));
+        }
+        let (spec, standard, cgroup) = match message.a {
+            0 => {
+                let [spec, input, output, error] = fds.exactly().ok_or(protocol(EINVAL))?;
+                (spec, [input, output, error], None)
+            }
+            SPAWN_CGROUP => {
+                let [spec, input, output, error, cgroup] = fds.exactly().ok_or(protocol(EINVAL))?;
+                (spec, [input, output, error], Some(cgroup))
+            }
+            _ => return Err(protocol(EINVAL)),
+        };
+        if self.level == Level::Cgroup && cgroup.is_none() {
+            return Err(Failure::new(Step::EnterCgroup, EINVAL));
+        }
+        let has_cgroup = cgroup.is_some();
+        let (control, keepers_control) = sys::socket_pair().at(Step::Plumbing)?;
+        let (workers_gate, gate) = sys::pipe().at(Step::Plumbing)?;
+        let parts = Parts {
+            spec,
+            standard,
+            gate: workers_gate,
+            cgroup,
+            descriptors: self.descriptors,
+        };
+        match sys::fork(namespaces(self.level), KEEPER_EXIT).at(Step::Fork)? {
+            Forked::Child => keeper::run(Kit {
+                id: message.id,
+                level: self.level,
+                host_grace: self.host_grace,
+                control: keepers_control,
+                parts,
+                shared: self.shared.as_ref(),
+                host: &self.host_process,
+                signals: &self.signals,
+                sweep: &mut self.sweep,
+            }),
+            Forked::Parent { pid, pidfd } => Ok(Kept {
+                keeper: Some(pid),
+                control: Some(control),
+                gate: Some(gate),
+                keeper_pidfd: Some(pidfd),
+                cgroup: if has_cgroup { Cgroup::Made } else { Cgroup::None },
+                ..Kept::default()
+            }),
+        }
+    }
+
+    /// Takes over a process that was started elsewhere. One that could not be killed is refused.
+    pub(super) fn manage(&mut self, id: u64, fds: Fds) {
+        if self.wards.find(id).is_some() {
+            return;
+        }
+        let failure = match fds.exactly() {
+            None => Failure::new(Step::Protocol, EINVAL),
+            Some([pidfd]) => match sys::pidfd_signal(&pidfd, 0, 0).map_err(|error| errno(&error)) {
+                // One that has ended is told of at once.
+                Ok(()) | Err(ESRCH) => return self.take_over(id, pidfd),
+                Err(errno) => Failure::new(Step::Protocol, errno),
+            },
+        };
+        self.fail(id, false, failure);
+    }
+
+    fn take_over(&mut self, id: u64, pidfd: OwnedFd) {
+        let ending = Ending::default();
+        let place = self
+            .wards
+            .insert(id, Ward::new(id, Kind::Managed(Managed { pidfd, ending })));
+        self.watch(place);
+    }
+}
