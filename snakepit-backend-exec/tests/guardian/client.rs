@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use crate::{
-    wire::{Event, Kind, LEN, Level, MAX_FDS, Message, Request, SPAWN_CGROUP, Spec, VERSION},
+    wire::{Event, LEN, Level, MAX_FDS, Message, Request, SPAWN_CGROUP, Spec, VERSION},
     yard::Yard,
 };
 
@@ -367,5 +367,3 @@ impl Drop for Guardian {
         let _ = self.process.wait();
     }
 }
-
-const _: fn(Request) -> u32 = Kind::number;
