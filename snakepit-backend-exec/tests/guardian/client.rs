@@ -239,12 +239,17 @@ impl Guardian {
         assert_eq!(self.expect(Event::Pong, 0).message.a, 4711);
     }
 
-    /// Nothing but the guardian and its own processes is left, and nothing at all after it is told to leave.
-    pub(crate) fn leave(mut self) {
+    /// Goes away, and waits for it to do so.
+    pub(crate) fn disconnect(&mut self) {
         // The other end of a pair of which nobody has this one any more.
         self.socket = pair().0;
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");
+    }
+
+    /// Goes away; nothing is left.
+    pub(crate) fn leave(mut self) {
+        self.disconnect();
         self.yard.assert_empty();
     }
 }

@@ -323,7 +323,7 @@ fn the_worker_sees_a_proc_of_its_namespace_and_is_not_its_first_process() {
 
 #[test]
 fn managed_processes_are_watched_signalled_and_ended() {
-    let Some(guardian) = Guardian::welcomed(Level::Subreaper) else {
+    let Some(mut guardian) = Guardian::welcomed(Level::Subreaper) else {
         return;
     };
     let start = || {
@@ -356,7 +356,7 @@ fn managed_processes_are_watched_signalled_and_ended() {
     guardian.assert_well();
     let (mut released, released_pidfd) = children.pop().unwrap();
     // Dropping the socket is the host's leave: the one that is managed is killed, the other is not.
-    drop_and_wait(guardian);
+    guardian.disconnect();
     assert!(is_ready(&children[2].1, PATIENCE));
     assert!(!is_ready(&released_pidfd, Duration::ZERO));
     released.kill().unwrap();
@@ -364,14 +364,6 @@ fn managed_processes_are_watched_signalled_and_ended() {
     for (mut child, _) in children {
         child.wait().unwrap();
     }
-}
-
-/// The guardian leaves; others that the test put into its yard may stay.
-fn drop_and_wait(mut guardian: Guardian) {
-    guardian.socket = crate::client::pair().0;
-    assert!(guardian.process.wait().unwrap().success());
-    // Their parent is this test, not the yard's.
-    std::mem::forget(guardian);
 }
 
 #[test]
