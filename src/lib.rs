@@ -68,6 +68,7 @@ mod guide {
     page!(calls, "calls.md");
     page!(command, "command.md");
     page!(deadlines, "deadlines.md");
+    page!(exec_backend, "exec-backend.md");
     page!(other_programs, "other-programs.md");
     page!(port_backend, "port-backend.md");
     page!(python_environment, "python-environment.md");

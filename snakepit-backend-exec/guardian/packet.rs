@@ -70,8 +70,8 @@ pub(crate) fn receive<K: Kind>(socket: impl AsFd, wait: bool) -> Incoming<K> {
             ),
             None => Incoming::Nonsense,
         },
-        Err(error) if errno(&error) == ECONNRESET => Incoming::End,
-        // Out of memory, or interrupted: the socket stays readable, and this is called again.
+        // Out of memory, or interrupted: the socket stays readable, and this is called again. So it does after ECONNRESET,
+        // which is told once when the other end closed with something unread, before what it had said.
         Err(_) => Incoming::Nothing,
     }
 }

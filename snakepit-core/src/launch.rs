@@ -201,6 +201,17 @@ pub enum LaunchError {
         /// The setting, as named in [`LaunchLimits`].
         setting: &'static str,
     },
+    /// The backend could honour a setting, and what it runs on or under does not let it.
+    #[error("cannot set {setting}: {reason}")]
+    Unavailable {
+        /// The setting, as named in [`LaunchLimits`].
+        setting: &'static str,
+        /// What stands in the way.
+        reason: String,
+        /// What the system answered, where it was asked.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// The operating system refused a step.
     #[error("cannot {step}")]
     Os {

@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use crate::{
-    wire::{Event, Kind, LEN, Level, MAX_FDS, Message, Request, SPAWN_CGROUP, Spec, VERSION},
+    wire::{Event, LEN, Level, MAX_FDS, Message, Request, SPAWN_CGROUP, Spec, VERSION},
     yard::Yard,
 };
 
@@ -239,12 +239,17 @@ impl Guardian {
         assert_eq!(self.expect(Event::Pong, 0).message.a, 4711);
     }
 
-    /// Nothing but the guardian and its own processes is left, and nothing at all after it is told to leave.
-    pub(crate) fn leave(mut self) {
+    /// Goes away, and waits for it to do so.
+    pub(crate) fn disconnect(&mut self) {
         // The other end of a pair of which nobody has this one any more.
         self.socket = pair().0;
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");
+    }
+
+    /// Goes away; nothing is left.
+    pub(crate) fn leave(mut self) {
+        self.disconnect();
         self.yard.assert_empty();
     }
 }
@@ -367,5 +372,3 @@ impl Drop for Guardian {
         let _ = self.process.wait();
     }
 }
-
-const _: fn(Request) -> u32 = Kind::number;

@@ -61,7 +61,10 @@ impl StartError {
             StartErrorKind::Launch(error) => {
                 matches!(
                     error,
-                    LaunchError::Exec { .. } | LaunchError::Cwd { .. } | LaunchError::Unsupported { .. }
+                    LaunchError::Exec { .. }
+                        | LaunchError::Cwd { .. }
+                        | LaunchError::Unsupported { .. }
+                        | LaunchError::Unavailable { .. }
                 )
             }
             StartErrorKind::ProtocolVersion { .. } | StartErrorKind::Adapter(_) => true,

@@ -1,0 +1,157 @@
+//! What is left when the host is killed: nothing, at every level, whatever the worker does.
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use common::{LONG, launch};
+use snakepit_core::process::{Pidfd, ProcessIdentity};
+
+at_every_level!();
+
+/// A copy of this program that runs [`host`].
+struct Host {
+    child: Child,
+    guardian: Pidfd,
+    members: Vec<(String, ProcessIdentity)>,
+}
+
+impl Host {
+    fn start(fixture: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--ignored", "--exact", "host", "--nocapture"])
+            .env("HOST_FIXTURE", fixture)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stdout = child.stdout.take().expect("a pipe");
+        let mut members = Vec::new();
+        let mut guardian = None;
+        for line in BufReader::new(stdout).lines() {
+            let line = line.expect("readable");
+            let words: Vec<&str> = line.split(' ').collect();
+            let pid = |at: usize| words[at].parse::<u32>().expect("a pid");
+            // The first line begins with what the test harness says.
+            if let Some(at) = words.iter().position(|word| *word == "is:") {
+                let identity = ProcessIdentity::of_pid(pid(at + 1)).expect("it runs");
+                members.push((words[at - 1].to_owned(), identity));
+            } else if words[0] == "guarded" {
+                guardian = Some(Pidfd::open(pid(1)).expect("it runs"));
+                break;
+            }
+        }
+        Self {
+            child,
+            guardian: guardian.expect("it says so"),
+            members,
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is ours");
+    }
+
+    fn nothing_is_left(&self) -> bool {
+        self.guardian.wait_blocking(LONG)
+            && self.members.iter().all(|(_, who)| {
+                who.open()
+                    .expect("/proc is readable")
+                    .is_none_or(|pidfd| pidfd.wait_blocking(LONG))
+            })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // All may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.guardian.signal(9);
+        for (_, who) in &self.members {
+            if let Ok(Some(member)) = who.open() {
+                let _ = member.signal(9);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by the other tests of this file, as a host that gets killed"]
+async fn host() {
+    let Ok(fixture) = std::env::var("HOST_FIXTURE") else {
+        return;
+    };
+    let launched = launch(&fixture).await;
+    for (name, who) in &launched.named {
+        println!("{name} is: {}", who.pid);
+    }
+    println!("keeper is: {}", launched.keeper().pid());
+    println!("guarded {}", launched.guardian().pid());
+    launched.process().exited().await;
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn nothing_is_left_of_whatever_ran() {
+    for fixture in [
+        "waits.py",
+        "ignores_sigterm.py",
+        "same_group_child.py",
+        "setsid_daemon.py ignore detached",
+        "setsid_child.py",
+        "stops_itself.py",
+        "many_daemons.py 20",
+    ] {
+        let mut host = Host::start(fixture);
+        assert!(host.members.len() >= 2, "{fixture}");
+        host.kill();
+        assert!(host.nothing_is_left(), "{fixture}");
+    }
+}
+
+#[test]
+fn nothing_is_left_when_host_and_guardian_are_killed_together() {
+    for guardian_first in [false, true] {
+        let mut host = Host::start("setsid_daemon.py ignore detached");
+        if guardian_first {
+            host.guardian.signal(9).unwrap();
+            host.kill();
+        } else {
+            host.kill();
+            // It may have left already.
+            let _ = host.guardian.signal(9);
+        }
+        assert!(host.nothing_is_left(), "{guardian_first}");
+    }
+}
+
+#[test]
+fn nothing_is_left_when_the_guardian_was_stopped_before() {
+    let mut host = Host::start("setsid_daemon.py ignore detached");
+    host.guardian.signal(19).unwrap();
+    host.kill();
+    // The keepers see the death of the host themselves.
+    for (name, who) in &host.members {
+        if name != "keeper" {
+            let gone = who.open().unwrap().is_none_or(|pidfd| pidfd.wait_blocking(LONG));
+            assert!(gone, "{name}");
+        }
+    }
+    host.guardian.signal(18).unwrap();
+    assert!(host.nothing_is_left());
+}
+
+#[test]
+fn a_host_that_is_stopped_is_not_dead() {
+    let mut host = Host::start("waits.py");
+    let pidfd = Pidfd::open(host.child.id()).unwrap();
+    pidfd.signal(19).unwrap();
+    assert!(!host.guardian.wait_blocking(Duration::from_millis(100)));
+    host.kill();
+    assert!(host.nothing_is_left());
+}
