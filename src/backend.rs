@@ -10,6 +10,8 @@ use snakepit_core::launch::Launcher;
 pub enum Backend {
     /// Workers are direct children, their standard input is the channel. Feature `backend-port`.
     Port,
+    /// A guardian process owns the workers, and the kernel ends them with it. Feature `backend-exec`.
+    Exec,
 }
 
 /// A backend that cannot be used.
@@ -45,17 +47,22 @@ fn names(backends: impl IntoIterator<Item = Backend>) -> String {
 
 impl Backend {
     /// Every backend there is.
-    pub const ALL: [Self; 1] = [Self::Port];
+    pub const ALL: [Self; 2] = [Self::Port, Self::Exec];
 
-    /// The backends that are compiled in.
+    /// The backends that are compiled in; the first is the default.
     pub fn compiled_in() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|backend| backend.launcher().is_ok())
+        let compiled_in = |backend: &Self| match backend {
+            Self::Port => cfg!(feature = "backend-port"),
+            Self::Exec => cfg!(feature = "backend-exec"),
+        };
+        Self::ALL.into_iter().filter(compiled_in)
     }
 
     /// The name by which users choose it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Port => "port",
+            Self::Exec => "exec",
         }
     }
 
@@ -63,10 +70,11 @@ impl Backend {
     pub const fn feature(self) -> &'static str {
         match self {
             Self::Port => "backend-port",
+            Self::Exec => "backend-exec",
         }
     }
 
-    /// Its launcher.
+    /// Its launcher. All pools of the host that use the exec backend at a time share one guardian.
     ///
     /// # Errors
     /// When it is not compiled in.
@@ -76,8 +84,27 @@ impl Backend {
             Self::Port => Ok(Arc::new(snakepit_backend_port::PortLauncher::new())),
             #[cfg(not(feature = "backend-port"))]
             Self::Port => Err(BackendError::Absent { backend: self }),
+            #[cfg(feature = "backend-exec")]
+            Self::Exec => Ok(shared_exec()),
+            #[cfg(not(feature = "backend-exec"))]
+            Self::Exec => Err(BackendError::Absent { backend: self }),
         }
     }
+}
+
+/// The launcher that pools of this host share for as long as one of them uses it; its guardian leaves with the last.
+#[cfg(feature = "backend-exec")]
+fn shared_exec() -> Arc<snakepit_backend_exec::ExecLauncher> {
+    use std::sync::{Mutex, PoisonError, Weak};
+
+    static SHARED: Mutex<Weak<snakepit_backend_exec::ExecLauncher>> = Mutex::new(Weak::new());
+    // Each use leaves it whole.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let launcher = Arc::default();
+        *shared = Arc::downgrade(&launcher);
+        launcher
+    })
 }
 
 impl fmt::Display for Backend {
@@ -107,15 +134,26 @@ mod tests {
     fn a_name_that_is_none_lists_those_that_are() {
         assert_eq!("port".parse(), Ok(Backend::Port));
         let error = "ports".parse::<Backend>().unwrap_err().to_string();
-        assert_eq!(error, "there is no backend `ports`; there are: port");
+        assert_eq!(error, "there is no backend `ports`; there are: port, exec");
     }
 
     #[test]
     fn an_absent_backend_names_its_feature() {
-        let error = BackendError::Absent {
-            backend: Backend::Port,
+        for backend in Backend::ALL {
+            let error = BackendError::Absent { backend }.to_string();
+            assert!(error.contains(&format!("`{}`", backend.feature())), "{error}");
+            let is_there = Backend::compiled_in().any(|there| there == backend);
+            assert_eq!(backend.launcher().is_ok(), is_there);
         }
-        .to_string();
-        assert!(error.contains("`backend-port`"), "{error}");
+    }
+
+    #[cfg(feature = "backend-exec")]
+    #[test]
+    fn pools_share_a_guardian_for_as_long_as_one_uses_it() {
+        let first = shared_exec();
+        assert!(Arc::ptr_eq(&first, &shared_exec()));
+        let gone = Arc::downgrade(&first);
+        drop(first);
+        assert!(gone.upgrade().is_none());
     }
 }

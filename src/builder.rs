@@ -6,7 +6,7 @@ use std::{
 
 use snakepit_core::{
     event::Events,
-    launch::Launcher,
+    launch::{LaunchLimits, Launcher},
     ledger::Ledger,
     pool::{Pool as CorePool, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
@@ -43,6 +43,9 @@ pub struct PoolBuilder {
     adapters: Vec<String>,
     paths: Vec<PathBuf>,
     env: Vec<(OsString, OsString)>,
+    env_remove: Vec<OsString>,
+    cwd: Option<PathBuf>,
+    limits: LaunchLimits,
     python: Option<PythonEnv>,
     program: Option<(PathBuf, Vec<OsString>)>,
     channel: ChannelSpec,
@@ -71,6 +74,9 @@ impl PoolBuilder {
             adapters: Vec::new(),
             paths: Vec::new(),
             env: Vec::new(),
+            env_remove: Vec::new(),
+            cwd: None,
+            limits: LaunchLimits::default(),
             python: None,
             program: None,
             channel: ChannelSpec::default(),
@@ -126,6 +132,26 @@ impl PoolBuilder {
         self
     }
 
+    /// Keeps one of the host's variables from the workers.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.env_remove.push(name.into());
+        self
+    }
+
+    /// The workers' working directory. Default: the host's.
+    pub fn cwd(self, directory: impl Into<PathBuf>) -> Self {
+        Self {
+            cwd: Some(directory.into()),
+            ..self
+        }
+    }
+
+    /// User, niceness, memory and other limits of each worker. A backend that cannot honour one refuses to start workers:
+    /// the port backend honours none, the exec backend all that the machine offers.
+    pub fn limits(self, limits: LaunchLimits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// The Python environment. Default: [`PythonEnv::discover`], when the pool starts.
     pub fn python(self, python: PythonEnv) -> Self {
         Self {
@@ -161,7 +187,8 @@ impl PoolBuilder {
         }
     }
 
-    /// A backend of your own; wins over [`backend`](Self::backend).
+    /// A backend of your own, or a provided one with other settings than its defaults; wins over
+    /// [`backend`](Self::backend).
     pub fn launcher(self, launcher: Arc<dyn Launcher>) -> Self {
         Self {
             launcher: Some(launcher),
@@ -321,6 +348,8 @@ impl PoolBuilder {
         };
         spec.env.extend(record.env());
         spec.env.extend(self.env);
+        spec.env_remove = self.env_remove;
+        (spec.cwd, spec.limits) = (self.cwd, self.limits);
         spec.adapters = self.adapters;
         spec.paths = self.paths;
         spec.channel = self.channel;

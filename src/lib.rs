@@ -20,10 +20,14 @@
 //! # Features
 //!
 //! - `backend-port` (default): workers are direct children whose standard input is the channel.
+//! - `backend-exec`: a guardian process owns the workers, in PID namespaces or cgroups where there are any; see
+//!   `backend_exec`.
 //! - `registry` (default): what a pool starts is recorded on disk, and what a killed host has left is ended by the next
 //!   start; see [`registry`].
 //! - `cli` (default): the `snakepit` command.
 
+#[cfg(feature = "backend-exec")]
+pub use snakepit_backend_exec as backend_exec;
 #[cfg(feature = "backend-port")]
 pub use snakepit_backend_port as backend_port;
 pub use snakepit_core as core;

@@ -78,9 +78,8 @@ pub(crate) struct DemoArgs {
     /// Workers to start.
     #[arg(long, value_name = "N", default_value = "4", value_parser = at_least_one)]
     pub(crate) workers: usize,
-    /// Backend that starts the workers [default: the first that is compiled in].
-    #[arg(long, value_name = "NAME", value_parser = backend)]
-    pub(crate) backend: Option<Backend>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     #[command(flatten)]
     pub(crate) python: PythonArgs,
 }
@@ -161,9 +160,8 @@ pub(crate) struct PoolArgs {
     /// Import this module before the worker is ready; its functions go by their bare names. May be repeated.
     #[arg(long = "adapter", value_name = "MODULE")]
     adapters: Vec<String>,
-    /// Backend that starts the workers [default: the first that is compiled in].
-    #[arg(long, value_name = "NAME", value_parser = backend)]
-    backend: Option<Backend>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
 }
 
 impl PoolArgs {
@@ -176,15 +174,7 @@ impl PoolArgs {
         for adapter in &self.adapters {
             builder = builder.adapter(adapter);
         }
-        if let Some(backend) = self.backend {
-            builder = builder.backend(backend);
-        }
-        Ok(builder)
-    }
-
-    /// The name of the backend that will start the workers.
-    pub(crate) fn backend_name(&self) -> &'static str {
-        backend_name(self.backend)
+        self.backend.apply(builder)
     }
 
     pub(crate) fn has_adapters(&self) -> bool {
@@ -192,11 +182,75 @@ impl PoolArgs {
     }
 }
 
-/// The name of the chosen backend, or of the one that is chosen when none is.
-pub(crate) fn backend_name(chosen: Option<Backend>) -> &'static str {
-    chosen
-        .or_else(|| Backend::compiled_in().next())
-        .map_or("none", Backend::name)
+/// What starts the workers.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BackendArgs {
+    /// Backend that starts the workers: port or exec [default: the first that is compiled in].
+    #[arg(long, value_name = "NAME", value_parser = backend)]
+    backend: Option<Backend>,
+    /// How firmly the exec backend holds what it starts: namespace, shared-namespace, cgroup or subreaper [default: the
+    /// firmest there is].
+    #[cfg(feature = "backend-exec")]
+    #[arg(long, value_name = "LEVEL", value_parser = containment)]
+    containment: Option<Containment>,
+}
+
+/// A containment level of the exec backend.
+#[cfg(feature = "backend-exec")]
+#[derive(Clone, Copy, Debug)]
+struct Containment {
+    level: snakepit::core::process::ContainmentLevel,
+    shared: bool,
+}
+
+impl BackendArgs {
+    /// The pool with this backend.
+    ///
+    /// # Errors
+    /// When its options contradict each other.
+    pub(crate) fn apply(&self, builder: PoolBuilder) -> Result<PoolBuilder, Failure> {
+        #[cfg(feature = "backend-exec")]
+        if let Some(Containment { level, shared }) = self.containment {
+            if self.backend.is_some_and(|backend| backend != Backend::Exec) {
+                let message =
+                    "--containment belongs to the exec backend: choose --backend exec, or leave it out";
+                return Err(Failure::Usage(message.to_owned()));
+            }
+            let settings = snakepit::backend_exec::ExecSettings::default()
+                .with_containment(level)
+                .with_shared_namespace(shared);
+            let launcher = snakepit::backend_exec::ExecLauncher::new(settings);
+            return Ok(builder.launcher(std::sync::Arc::new(launcher)));
+        }
+        Ok(match self.backend {
+            Some(backend) => builder.backend(backend),
+            None => builder,
+        })
+    }
+
+    /// The name of the chosen backend, or of the one that is chosen when none is.
+    pub(crate) fn name(&self) -> &'static str {
+        #[cfg(feature = "backend-exec")]
+        if self.containment.is_some() {
+            return Backend::Exec.name();
+        }
+        let chosen = self.backend.or_else(|| Backend::compiled_in().next());
+        chosen.map_or("none", Backend::name)
+    }
+}
+
+#[cfg(feature = "backend-exec")]
+fn containment(name: &str) -> Result<Containment, String> {
+    use snakepit::core::process::ContainmentLevel;
+
+    let (name, shared) = match name {
+        "shared-namespace" => ("namespace", true),
+        other => (other, false),
+    };
+    match name.parse() {
+        Ok(level) if level != ContainmentLevel::None => Ok(Containment { level, shared }),
+        _ => Err("there are: namespace, shared-namespace, cgroup, subreaper".to_owned()),
+    }
 }
 
 /// Which Python the workers run on.

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
             .collect();
         Ok(Report {
             python: version.to_string(),
-            backend: args.pool.backend_name(),
+            backend: args.pool.backend.name(),
             workers: args.workers,
             concurrency: args.concurrency,
             payload_bytes: args.payload,

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use tokio::time::Instant;
 
 use super::{
-    args::{self, DemoArgs},
+    args::DemoArgs,
     failure::Failure,
     logging::{self, Show},
     output::{self, Style},
@@ -30,17 +30,15 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     let about = format!(
         "Python {}, {} backend",
         python.interpreter().version(),
-        args::backend_name(args.backend)
+        args.backend.name()
     );
     let material = Material::lay()?;
-    let mut builder = session::builder("demo")
+    let builder = session::builder("demo")
         .workers(args.workers)
         .adapter("nile")
         .path(material.dir())
         .python(python);
-    if let Some(backend) = args.backend {
-        builder = builder.backend(backend);
-    }
+    let builder = args.backend.apply(builder)?;
 
     let runtime = session::full_runtime()?;
     let began = Instant::now();

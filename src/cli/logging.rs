@@ -35,7 +35,8 @@ pub(crate) fn start(show: Show, verbose: u8) {
         }
         (Show::Errors, 0) => "error",
         (_, 1) => {
-            "info,snakepit=debug,snakepit_core=debug,snakepit_backend_port=debug,snakepit_registry=debug"
+            "info,snakepit=debug,snakepit_core=debug,snakepit_backend_port=debug,snakepit_backend_exec=debug,\
+             snakepit_registry=debug"
         }
         (_, _) => "debug",
     };
