@@ -3,6 +3,8 @@
 //! This is the one place to change when a backend or a level joins: [`BACKENDS`] lists it, [`Contender::launcher`]
 //! makes it, and [`Contender::promise`] and its like say what its documentation says.
 
+#[cfg(feature = "backend-exec")]
+use std::time::Duration;
 use std::{
     fmt, fs, io,
     os::unix::{fs::chown, process::CommandExt as _},
@@ -13,13 +15,21 @@ use std::{
 
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "backend-exec")]
+use snakepit::core::process::ContainmentLevel;
 use snakepit::{Backend, Pool, PoolBuilder, core::launch::Launcher};
+#[cfg(feature = "backend-exec")]
+use snakepit_backend_exec::{ExecLauncher, ExecSettings};
 use snakepit_registry::{Policy, Settings};
 
 use crate::{common::fixtures, orders::Orders, round};
 
-/// The backends and their levels, weakest first.
-const BACKENDS: &[(&str, &[&str])] = &[("port", &["none"])];
+/// The backends and their levels, weakest first. `shared` is one namespace for all workers of a run.
+const BACKENDS: &[(&str, &[&str])] = &[
+    ("port", &["none"]),
+    #[cfg(feature = "backend-exec")]
+    ("exec", &["subreaper", "cgroup", "namespace", "shared"]),
+];
 
 /// The application of all hosts. Those with the same state directory know each other.
 const APP: &str = "chaos";
@@ -224,8 +234,27 @@ impl Contender {
 
     /// The launcher of this backend at this level. **Levels are connected here.**
     pub(crate) fn launcher(&self) -> Arc<dyn Launcher> {
+        #[cfg(feature = "backend-exec")]
+        if self.has_guardian() {
+            return Arc::new(self.exec_launcher());
+        }
         let backend: Backend = self.backend.parse().unwrap();
         backend.launcher().unwrap()
+    }
+
+    #[cfg(feature = "backend-exec")]
+    fn exec_launcher(&self) -> ExecLauncher {
+        // So that a guardian that hangs is noticed while a test waits for it.
+        let settings = ExecSettings::default()
+            .with_ping_interval(Duration::from_millis(200))
+            .with_stuck_after(Duration::from_secs(2));
+        let settings = match &*self.level {
+            "shared" => settings
+                .with_containment(ContainmentLevel::Namespace)
+                .with_shared_namespace(true),
+            level => settings.with_containment(level.parse().unwrap()),
+        };
+        ExecLauncher::new(settings)
     }
 
     /// A pool on a launcher, which is [`launcher`](Self::launcher) or a wrapper of it, with the fixtures in reach.
