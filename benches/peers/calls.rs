@@ -1,5 +1,7 @@
 //! Latency and throughput of echo calls on one worker of each system.
 
+use std::time::Duration;
+
 use crate::{
     Result, interpreter::Interpreter, load::Cell, options::Options, record::Record, systems::System,
 };
@@ -15,6 +17,11 @@ pub(crate) fn key(payload: &str, callers: usize, system: &str) -> String {
     format!("calls/{payload}/{callers}/{system}")
 }
 
+/// How long each cell lasts in each round.
+fn cell(options: &Options) -> Duration {
+    Duration::from_millis(if options.quick { 250 } else { 800 })
+}
+
 /// Runs the rounds. Each visits every system for every cell, beginning with another system each time.
 pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mut Record) -> Result<()> {
     let mut systems = System::all(python).await?;
@@ -25,11 +32,11 @@ pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mu
                 let cell = Cell {
                     payload,
                     callers,
-                    duration: options.cell(),
+                    duration: cell(options),
                 };
                 for system in &mut systems {
                     let sample = system.load(cell).await?;
-                    record.push_sample(&key(label, callers, system.name()), sample);
+                    sample.record(&key(label, callers, system.name()), record);
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What a host pays for workers that do nothing.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -17,7 +19,11 @@ pub(crate) const CHILDREN: &str = "idle/workers_percent";
 
 /// Watches the benchmark's own process, which is the host.
 pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mut Record) -> Result<()> {
-    let (window, times) = options.idle();
+    let (window, times) = if options.quick {
+        (Duration::from_secs(3), 1)
+    } else {
+        (Duration::from_secs(10), 3)
+    };
     let ours = Ours::start(python, WORKERS).await?;
     let pids = ours.pids().await?;
     let children = || {
@@ -26,7 +32,7 @@ pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mu
             .sum::<Result<f64>>()
     };
     // The start's last work is not idleness.
-    sleep(std::time::Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     for time in 0..times {
         eprintln!("idle: window {} of {times}", time + 1);
         let children_before = children()?;

@@ -6,47 +6,54 @@
 
 mod calls;
 mod client;
+#[path = "../common/mod.rs"]
+mod common;
 mod dispatch;
-mod document;
 mod idle;
 mod interpreter;
 mod load;
-mod machine;
-mod options;
+mod method;
 mod peer;
-mod proc;
 mod ready;
-mod record;
 mod recovery;
 mod report;
 mod stats;
 mod systems;
-mod table;
 mod targets;
 
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use crate::{
+    common::{
+        Error, Result, document, interrupted,
+        machine::Machine,
+        options::{self, Bench, Options},
+        proc,
+        record::{self, Record},
+        spread, table, target,
+    },
+    interpreter::Interpreter,
+};
 
-use crate::{interpreter::Interpreter, machine::Machine, options::Options, record::Record};
-
-/// Whatever went wrong; the benchmark ends with it.
-type Error = Box<dyn std::error::Error + Send + Sync>;
-/// The outcome of anything here.
-type Result<T, E = Error> = std::result::Result<T, E>;
+/// This benchmark, for its command line.
+const BENCH: Bench = Bench {
+    name: "peers",
+    sections: &["calls", "ready", "recovery", "idle", "dispatch"],
+    rounds: (11, 3),
+};
 
 /// The runtime is the flavour that services use. Leaving `main` drops every guard of a started process, also
 /// after an error and after Ctrl-C.
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
+    let options = match Options::parse(BENCH, std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            println!("{}", options::USAGE);
+            println!("{}", BENCH.usage());
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("{error}\n{}", options::USAGE);
+            eprintln!("{error}\n{}", BENCH.usage());
             return ExitCode::from(2);
         }
     };
@@ -65,7 +72,7 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<()> {
     let python = Interpreter::prepare().await?;
-    let machine = Machine::describe(&python).await?;
+    let machine = Machine::describe(python.describe().await?)?;
     let mut record = Record::default();
     if options.wants("calls") {
         calls::measure(&python, options, &mut record).await?;
@@ -84,27 +91,5 @@ async fn run(options: &Options) -> Result<()> {
     }
     let targets = targets::list(&record);
     let tables = report::tables(&record, &targets);
-    println!("{}", document::facts(&machine, options));
-    for table in &tables {
-        print!("{table}");
-    }
-    if let Some(path) = &options.json {
-        let all = serde_json::json!({"machine": machine, "values": record, "targets": targets});
-        std::fs::write(path, format!("{all:#}\n"))?;
-    }
-    if options.write {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
-        std::fs::write(path, document::render(&machine, options, &tables))?;
-    }
-    Ok(())
-}
-
-/// Resolves at Ctrl-C or SIGTERM.
-async fn interrupted() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        outcome = tokio::signal::ctrl_c() => outcome?,
-        _ = terminate.recv() => {}
-    }
-    Err("interrupted".into())
+    document::finish(method::SECTION, &machine, options, &record, &targets, &tables)
 }

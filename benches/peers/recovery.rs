@@ -16,8 +16,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Kills the only worker of a fresh pool, many times. A pool of its own for each, so that every death is the
 /// first one and no backoff is part of the measurement.
 pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mut Record) -> Result<()> {
-    eprintln!("recovery: {} kills", options.kills());
-    for _ in 0..options.kills() {
+    let kills = if options.quick { 10 } else { 40 };
+    eprintln!("recovery: {kills} kills");
+    for _ in 0..kills {
         let ours = Ours::start(python, 1).await?;
         let before = ours.worker_pid().await?;
         sleep(QUIET).await;

@@ -5,15 +5,15 @@ use crate::{
     ready::{self, Starts},
     record::Record,
     recovery,
-    stats::Spread,
+    spread::{median, spread},
     systems::name,
     table::Table,
-    targets::{Goal, Target},
+    target::{self, Target},
 };
 
 /// All tables whose sections were measured, the promises first.
 pub(crate) fn tables(record: &Record, targets: &[Target]) -> Vec<Table> {
-    let mut tables = vec![promises(targets)];
+    let mut tables = vec![target::table(targets)];
     let has = |section: &str| record.has(section);
     if has("calls/") {
         tables.push(call_table(record));
@@ -26,45 +26,6 @@ pub(crate) fn tables(record: &Record, targets: &[Target]) -> Vec<Table> {
         tables.push(host_table(record));
     }
     tables
-}
-
-/// `1.23 (1.20..1.31)`: a median and its quartiles.
-fn spread(spread: Option<Spread>) -> String {
-    spread.map_or_else(
-        || "-".into(),
-        |Spread { p25, median, p75 }| format!("{} ({}..{})", figure(median), figure(p25), figure(p75)),
-    )
-}
-
-/// Three significant digits, and no more than the value has before the point.
-fn figure(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-fn median(spread: Option<Spread>) -> String {
-    spread.map_or_else(|| "-".into(), |spread| figure(spread.median))
-}
-
-fn promises(targets: &[Target]) -> Table {
-    let columns = ["promise", "target", "measured (quartiles)", "verdict"];
-    let mut table = Table::new("Must reach", &columns);
-    for target in targets {
-        let bound = match target.goal {
-            Goal::AtMost(bound) => format!("<= {}{}", figure(bound), target.unit),
-            Goal::AtLeast(bound) => format!(">= {}{}", figure(bound), target.unit),
-        };
-        table.row([
-            target.what.clone(),
-            bound,
-            spread(target.measured),
-            target.verdict().to_owned(),
-        ]);
-    }
-    table
 }
 
 fn call_table(record: &Record) -> Table {

@@ -1,6 +1,8 @@
-//! Percentiles of one round, medians and spread over rounds.
+//! Percentiles of one round.
 
 use serde::{Deserialize, Serialize};
+
+use crate::record::Record;
 
 /// One round of calls of one system.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -31,35 +33,12 @@ impl Sample {
             per_s: nanoseconds.len() as f64 / elapsed_s,
         })
     }
-}
 
-/// A median over rounds, with the quartiles that say how far to trust it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    /// Lower quartile.
-    pub(crate) p25: f64,
-    /// Median.
-    pub(crate) median: f64,
-    /// Upper quartile.
-    pub(crate) p75: f64,
-}
-
-impl Spread {
-    /// The spread of values, one per round; `None` without any.
-    pub(crate) fn of(values: &[f64]) -> Option<Self> {
-        let mut ordered = values.to_vec();
-        ordered.sort_by(f64::total_cmp);
-        let last = ordered.len().checked_sub(1)?;
-        // Linear interpolation between the two nearest ranks.
-        let at = |q: f64| {
-            let place = q * last as f64;
-            let (low, high) = (place.floor() as usize, place.ceil() as usize);
-            ordered[low] + (ordered[high] - ordered[low]) * place.fract()
-        };
-        Some(Self {
-            p25: at(0.25),
-            median: at(0.5),
-            p75: at(0.75),
-        })
+    /// Adds this round's calls under `prefix`.
+    pub(crate) fn record(self, prefix: &str, record: &mut Record) {
+        record.push(format!("{prefix}/p50_us"), self.p50_us);
+        record.push(format!("{prefix}/p90_us"), self.p90_us);
+        record.push(format!("{prefix}/p99_us"), self.p99_us);
+        record.push(format!("{prefix}/per_s"), self.per_s);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{Result, interpreter::Interpreter, proc};
+use super::{Result, proc};
 
 /// Facts that figures without them would be worthless.
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +19,7 @@ pub(crate) struct Machine {
     pub(crate) system: String,
     /// Load average over the last minute when the run began: other work on the machine.
     pub(crate) load: String,
-    /// Python and packages of the peers.
+    /// Python and the packages in use.
     pub(crate) python: String,
     /// This project's version.
     pub(crate) snakepit: &'static str,
@@ -28,14 +28,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine.
-    pub(crate) async fn describe(python: &Interpreter) -> Result<Self> {
+    /// Looks at this machine. `python` names the interpreter and the packages that the run is about.
+    pub(crate) fn describe(python: String) -> Result<Self> {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let word = |text: String| text.split_whitespace().next().unwrap_or("unknown").to_owned();
-        let rustc = tokio::process::Command::new("rustc")
-            .arg("--version")
-            .output()
-            .await;
+        let rustc = std::process::Command::new("rustc").arg("--version").output();
         let memory = proc::field("/proc/meminfo", "MemTotal").unwrap_or_default();
         let system = read("/etc/os-release");
         let pretty = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
@@ -46,7 +43,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             system: pretty.unwrap_or("unknown").trim_matches('"').to_owned(),
             load: word(read("/proc/loadavg")),
-            python: python.describe().await?,
+            python,
             snakepit: env!("CARGO_PKG_VERSION"),
             rust: rustc.map_or_else(
                 |_| "unknown".into(),

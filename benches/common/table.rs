@@ -34,7 +34,7 @@ impl fmt::Display for Table {
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
             })
             .collect();
-        writeln!(f, "## {}\n", self.title)?;
+        writeln!(f, "### {}\n", self.title)?;
         for (index, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {

@@ -1,21 +1,45 @@
-//! The command line of the benchmark.
+//! The command line of a benchmark.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use crate::Result;
+use super::Result;
 
-/// Printed for `--help` and after a mistake.
-pub(crate) const USAGE: &str = "usage: cargo bench --bench peers -- [--quick] [--rounds N] [--only PATTERN] \
-[--json FILE] [--write]
+/// What differs between the benchmarks' command lines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bench {
+    /// Its name, as `cargo bench --bench` takes it.
+    pub(crate) name: &'static str,
+    /// The names of its sections.
+    pub(crate) sections: &'static [&'static str],
+    /// Rounds of a measurement, and of a look.
+    pub(crate) rounds: (usize, usize),
+}
+
+impl Bench {
+    /// Printed for `--help` and after a mistake.
+    pub(crate) fn usage(&self) -> String {
+        let Self {
+            name,
+            sections,
+            rounds: (rounds, quick),
+        } = self;
+        format!(
+            "usage: cargo bench --bench {name} -- [--quick] [--rounds N] [--only PATTERN] [--json FILE] [--write]
   --quick         fewer and shorter rounds: a look, not a measurement
-  --rounds N      interleaved rounds of each section (default 11, quick 3)
-  --only PATTERN  only sections whose name contains PATTERN: calls, ready, recovery, idle, dispatch
+  --rounds N      interleaved rounds of each section (default {rounds}, quick {quick})
+  --only PATTERN  only sections whose name contains PATTERN: {}
   --json FILE     write every value of every round to FILE
-  --write         write docs/benchmarks.md";
+  --write         write its section of docs/benchmarks.md",
+            sections.join(", ")
+        )
+    }
+}
 
 /// What to measure and where to put it.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    /// The benchmark.
+    pub(crate) bench: Bench,
     /// Fewer and shorter rounds.
     pub(crate) quick: bool,
     /// Interleaved rounds of each section.
@@ -27,7 +51,7 @@ pub(crate) struct Options {
     /// Whether to write the document.
     pub(crate) write: bool,
     /// The arguments as given, for the document.
-    pub(crate) given: Vec<String>,
+    given: Vec<String>,
 }
 
 impl Options {
@@ -35,7 +59,7 @@ impl Options {
     ///
     /// # Errors
     /// Names the argument that is wrong.
-    pub(crate) fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>> {
+    pub(crate) fn parse(bench: Bench, args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         // cargo bench itself adds this one.
         let given: Vec<_> = args.filter(|arg| arg != "--bench").collect();
         let (mut quick, mut rounds, mut only, mut json, mut write) = (false, None, None, None, false);
@@ -58,9 +82,11 @@ impl Options {
         if write && only.is_some() {
             return Err("--write describes a whole run; leave --only away".into());
         }
+        let (thorough, look) = bench.rounds;
         Ok(Some(Self {
+            bench,
             quick,
-            rounds: rounds.unwrap_or(if quick { 3 } else { 11 }),
+            rounds: rounds.unwrap_or(if quick { look } else { thorough }),
             only,
             json,
             write,
@@ -73,28 +99,9 @@ impl Options {
         self.only.as_ref().is_none_or(|pattern| section.contains(pattern))
     }
 
-    /// How long each cell of calls lasts in each round.
-    pub(crate) fn cell(&self) -> Duration {
-        Duration::from_millis(if self.quick { 250 } else { 800 })
-    }
-
-    /// How many workers are killed.
-    pub(crate) fn kills(&self) -> usize {
-        if self.quick { 10 } else { 40 }
-    }
-
-    /// How long idleness is watched, and how often.
-    pub(crate) fn idle(&self) -> (Duration, usize) {
-        if self.quick {
-            (Duration::from_secs(3), 1)
-        } else {
-            (Duration::from_secs(10), 3)
-        }
-    }
-
     /// The command line that repeats this run.
     pub(crate) fn command(&self) -> String {
-        let mut command = "cargo bench --bench peers".to_owned();
+        let mut command = format!("cargo bench --bench {}", self.bench.name);
         if !self.given.is_empty() {
             command = format!("{command} -- {}", self.given.join(" "));
         }

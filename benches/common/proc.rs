@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::Result;
+use super::Result;
 
 /// Proportional set size in KiB: private memory, plus the process's share of what it shares.
 pub(crate) fn pss_kib(pid: u32) -> Result<f64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::stats::{Sample, Spread};
+use super::spread::Spread;
 
 /// Values by name. The n-th value of every name that belongs to one section comes from the same round, which
 /// is what makes ratios per round possible.
@@ -18,14 +18,6 @@ impl Record {
     /// Adds this round's value.
     pub(crate) fn push(&mut self, name: impl Into<String>, value: f64) {
         self.series.entry(name.into()).or_default().push(value);
-    }
-
-    /// Adds this round's calls under `prefix`.
-    pub(crate) fn push_sample(&mut self, prefix: &str, sample: Sample) {
-        self.push(format!("{prefix}/p50_us"), sample.p50_us);
-        self.push(format!("{prefix}/p90_us"), sample.p90_us);
-        self.push(format!("{prefix}/p99_us"), sample.p99_us);
-        self.push(format!("{prefix}/per_s"), sample.per_s);
     }
 
     /// Whether anything was recorded under a prefix.

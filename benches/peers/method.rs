@@ -1,42 +1,7 @@
-//! `docs/benchmarks.md`: the tables with all that is needed to judge and to repeat them.
+//! How it is measured, for the document.
 
-use std::fmt::Write as _;
-
-use crate::{machine::Machine, options::Options, table::Table};
-
-/// The document.
-pub(crate) fn render(machine: &Machine, options: &Options, tables: &[Table]) -> String {
-    let mut text = format!(
-        "# Benchmarks\n\nWritten by `{}`; do not edit.\n\n{}\n{METHOD}\n",
-        options.command(),
-        facts(machine, options)
-    );
-    for table in tables {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{table}");
-    }
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    text
-}
-
-/// The machine as a list.
-pub(crate) fn facts(machine: &Machine, options: &Options) -> String {
-    format!(
-        "- Machine: {} ({} cores), {:.0} GiB, {}, Linux {}\n- Load average when the run began: {}\n\
-         - Python: {}\n- Rust: {}, snakepit {}\n- Rounds: {}\n",
-        machine.cpu,
-        machine.cores,
-        machine.memory_gib,
-        machine.system,
-        machine.kernel,
-        machine.load,
-        machine.python,
-        machine.rust,
-        machine.snakepit,
-        options.rounds,
-    )
-}
+/// The title of the section, and what a reader has to know of its tables.
+pub(crate) const SECTION: (&str, &str) = ("Beside other ways to call Python", METHOD);
 
 const METHOD: &str = "\
 Every round visits all systems, each time in another order, so that a slow minute of the machine hits all of

@@ -1,0 +1,73 @@
+//! `docs/benchmarks.md`: the tables of each benchmark with all that is needed to judge and to repeat them.
+
+use std::{fs, io, path::Path};
+
+use super::{Result, machine::Machine, options::Options, record::Record, table::Table, target::Target};
+
+/// Prints a run, and writes what the options ask for.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn finish(
+    (title, method): (&str, &str),
+    machine: &Machine,
+    options: &Options,
+    record: &Record,
+    targets: &[Target],
+    tables: &[Table],
+) -> Result<()> {
+    let facts = facts(machine, options);
+    let tables: String = tables.iter().map(Table::to_string).collect();
+    print!("{facts}\n{tables}");
+    if let Some(path) = &options.json {
+        let all = serde_json::json!({"machine": machine, "values": record, "targets": targets});
+        fs::write(path, format!("{all:#}\n"))?;
+    }
+    if options.write {
+        let command = options.command();
+        let text =
+            format!("## {title}\n\nWritten by `{command}`; do not edit.\n\n{facts}\n{method}\n{tables}");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
+        let document = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read?,
+        };
+        fs::write(
+            path,
+            replace_section(&document, options.bench.name, text.trim_end()),
+        )?;
+    }
+    Ok(())
+}
+
+/// The document with one benchmark's section, between its two marks, replaced or added at the end.
+fn replace_section(document: &str, name: &str, text: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"));
+    let section = format!("{begin}{text}\n{end}");
+    let old = document
+        .split_once(&begin)
+        .and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    match old {
+        Some((before, after)) => format!("{before}{section}{after}"),
+        None if document.is_empty() => format!("# Benchmarks\n\n{section}"),
+        None => format!("{}\n\n{section}", document.trim_end()),
+    }
+}
+
+/// The machine as a list.
+fn facts(machine: &Machine, options: &Options) -> String {
+    format!(
+        "- Machine: {} ({} cores), {:.0} GiB, {}, Linux {}\n- Load average when the run began: {}\n\
+         - Python: {}\n- Rust: {}, snakepit {}\n- Rounds: {}\n",
+        machine.cpu,
+        machine.cores,
+        machine.memory_gib,
+        machine.system,
+        machine.kernel,
+        machine.load,
+        machine.python,
+        machine.rust,
+        machine.snakepit,
+        options.rounds,
+    )
+}
