@@ -4,12 +4,14 @@ use std::fs;
 
 use super::Result;
 
-/// Proportional set size in KiB: private memory, plus the process's share of what it shares.
-pub(crate) fn pss_kib(pid: u32) -> Result<f64> {
+/// A field of smaps_rollup in KiB: `Rss` is resident, `Pss` private memory and the process's share of what it shares.
+pub(crate) fn rollup_kib(pid: u32, field: &str) -> Result<f64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number.ok_or("smaps_rollup has a Pss line")?.parse()?)
+    let mut lines = rollup.lines().filter_map(|line| line.split_once(':'));
+    let value = lines.find(|(name, _)| *name == field);
+    let number = value.and_then(|(_, value)| value.split_whitespace().next());
+    let number = number.ok_or_else(|| format!("smaps_rollup has no {field}"))?;
+    Ok(number.parse()?)
 }
 
 /// CPU seconds a process has used so far, user and system, all its threads. `pid` may be `self`.

@@ -9,7 +9,7 @@ use crate::{
     interpreter::Interpreter,
     options::Options,
     peer::Peer,
-    proc::pss_kib,
+    proc::rollup_kib,
     record::Record,
     systems::{Executor, Grpcio, Ours, name},
 };
@@ -108,7 +108,10 @@ fn weigh(system: &str, pids: &[u32], workers: usize, record: &mut Record) -> Res
     if pids.len() != workers {
         return Err(format!("{system} has {} of {workers} workers", pids.len()).into());
     }
-    let total: f64 = pids.iter().map(|pid| pss_kib(*pid)).sum::<Result<_>>()?;
+    let total: f64 = pids
+        .iter()
+        .map(|pid| rollup_kib(*pid, "Pss"))
+        .sum::<Result<_>>()?;
     record.push(memory_key(workers, system), total / workers as f64);
     Ok(())
 }

@@ -1,0 +1,142 @@
+//! The processes of an experiment, and their end.
+//!
+//! This program is a subreaper, prctl(2): whatever gets away from a dead host becomes a child of it. So everything
+//! that an experiment has started is below this process, and only one experiment is under way at a time.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
+use snakepit_core::process::{Pidfd, descendants};
+use tokio::time::Instant;
+
+use crate::Result;
+
+/// How long an experiment may take to get into place.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Processes, each held by a pidfd that was taken while it lived.
+#[derive(Debug)]
+pub(crate) struct Crowd(Vec<One>);
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct One {
+    pub(crate) pidfd: Arc<Pidfd>,
+    pub(crate) parent: u32,
+    /// Its `comm`.
+    pub(crate) name: String,
+    stopped: bool,
+}
+
+impl One {
+    /// Whether it is one of the five that are hard to end.
+    pub(crate) fn is_hard_to_end(&self) -> bool {
+        self.name.starts_with("t-")
+    }
+}
+
+impl Crowd {
+    /// Has orphans come to this process.
+    pub(crate) fn adopt() -> Result<()> {
+        Ok(set_child_subreaper(Some(getpid()))?)
+    }
+
+    /// Everything below this process, once it is what the experiment needs.
+    pub(crate) fn gather(what: &str, complete: impl Fn(&Self) -> bool) -> Result<Self> {
+        let began = Instant::now();
+        loop {
+            let crowd = Self::now()?;
+            if complete(&crowd) {
+                return Ok(crowd);
+            }
+            if began.elapsed() > PATIENCE {
+                let names: Vec<_> = crowd.0.iter().map(|one| one.name.as_str()).collect();
+                return Err(format!("{what} did not get into place: {names:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn now() -> Result<Self> {
+        let us = Pidfd::open(std::process::id())?;
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let one = |member: snakepit_core::process::Member| One {
+            name: name(member.stat.pid).trim_end().to_owned(),
+            parent: member.stat.ppid,
+            stopped: member.stat.state == b'T',
+            pidfd: member.pidfd,
+        };
+        Ok(Self(descendants(&us)?.into_iter().map(one).collect()))
+    }
+
+    /// How many have this name.
+    pub(crate) fn named(&self, name: &str) -> usize {
+        self.0.iter().filter(|one| one.name == name).count()
+    }
+
+    /// Whether the five that are hard to end are there, the stopped one stopped.
+    pub(crate) fn has_tree(&self) -> bool {
+        let five = self.0.iter().filter(|one| one.is_hard_to_end()).count();
+        five == 5 && self.0.iter().any(|one| one.name == "t-stopped" && one.stopped)
+    }
+
+    /// Those with this parent.
+    pub(crate) fn children_of(&self, parent: u32) -> Vec<One> {
+        let children = self.0.iter().filter(|one| one.parent == parent);
+        children.cloned().collect()
+    }
+
+    /// Those that match.
+    pub(crate) fn only(self, wanted: impl Fn(&One) -> bool) -> Self {
+        Self(self.0.into_iter().filter(wanted).collect())
+    }
+
+    /// Whether there is nobody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Blocks until all have ended and says how long after `since` that was; `None` when it takes longer than `bound`.
+    pub(crate) fn gone(&self, since: Instant, bound: Duration) -> Option<Duration> {
+        let all = self.0.iter().all(|one| {
+            let left = bound.saturating_sub(since.elapsed());
+            one.pidfd.wait_blocking(left)
+        });
+        all.then(|| since.elapsed())
+    }
+
+    /// The names of those that live, and when the last of the others was seen to end.
+    pub(crate) fn left(&self, since: Instant, bound: Duration) -> (Vec<String>, Duration) {
+        let mut alive: Vec<&One> = self.0.iter().collect();
+        let mut last = Duration::ZERO;
+        while !alive.is_empty() && since.elapsed() < bound {
+            let before = alive.len();
+            alive.retain(|one| !one.pidfd.has_exited());
+            if alive.len() < before {
+                last = since.elapsed();
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        let mut names: Vec<_> = alive.iter().map(|one| one.name.clone()).collect();
+        names.sort_unstable();
+        (names, last)
+    }
+}
+
+/// Ends everything below this process and reaps what came to it.
+pub(crate) fn leave_nothing() -> Result<()> {
+    loop {
+        let crowd = Crowd::now()?;
+        for one in &crowd.0 {
+            // It may be through with its end meanwhile.
+            let _ = one.pidfd.signal(libc::SIGKILL);
+        }
+        if crowd.is_empty() {
+            break;
+        }
+        crowd.gone(Instant::now(), Duration::from_secs(1));
+    }
+    // Without children, or with none that has ended, there is no more to reap.
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! What a durable ledger costs.
+
+use std::{path::PathBuf, sync::Arc};
+
+use snakepit_core::ledger::Ledger;
+
+use crate::{Result, host::Plan, options::Options, record::Record, role::Role, systems::System, work::Work};
+
+/// Workers of each host.
+const WORKERS: usize = 100;
+
+/// The record's name of the number of flushes of [`WORKERS`] starts.
+pub(crate) const FLUSHES: &str = "ledger/flushes";
+
+/// The record's name of the time until all workers are ready, in milliseconds.
+pub(crate) fn key(durable: bool) -> String {
+    format!("ledger/{}/ms", if durable { "durable" } else { "memory" })
+}
+
+/// Opens a durable one.
+pub(crate) async fn open(state: PathBuf) -> Result<Arc<dyn Ledger>> {
+    Err(format!("no registry yet for {}", state.display()).into())
+}
+
+/// A directory on a disk, which the directory for temporary files need not be on.
+pub(crate) fn state_dir() -> Result<tempfile::TempDir> {
+    Ok(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?)
+}
+
+/// Runs the rounds, each beginning with the other.
+pub(crate) fn measure(options: &Options, record: &mut Record) -> Result<()> {
+    for round in 0..options.rounds {
+        eprintln!("ledger: round {} of {}", round + 1, options.rounds);
+        for durable in [round % 2 == 0, round % 2 != 0] {
+            let state = state_dir()?;
+            let mut plan = Plan::new(System::Port, Work::BarePython, WORKERS);
+            plan.state = durable.then(|| state.path().to_owned());
+            let ms = Role::host(&plan)?.ready()?;
+            record.push(key(durable), ms);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! The tables of a run.
+
+use std::time::Duration;
+
+use crate::{
+    cleanup,
+    kill::{self, Victim},
+    ledger,
+    left::{Killed, Outcome, SUBJECTS},
+    peers::PEERS,
+    record::Record,
+    shutdown, size, spawn,
+    spread::{figure, median, spread},
+    systems::System,
+    table::Table,
+    target::{self, Target},
+    work::Work,
+};
+
+/// All tables whose sections were measured, the promises first.
+pub(crate) fn tables(record: &Record, targets: &[Target], left: &[Outcome]) -> Vec<Table> {
+    let mut tables = vec![target::table(targets)];
+    if record.has("left/") {
+        tables.push(left_table(record, left));
+    }
+    if record.has("kill/") {
+        tables.push(kill_table(record));
+    }
+    if record.has("shutdown/") {
+        tables.push(shutdown_table(record));
+    }
+    if record.has("spawn/") {
+        tables.push(spawn_table(record));
+    }
+    if record.has("size/") {
+        tables.push(size_table(record));
+    }
+    if record.has("ledger/") || record.has("cleanup/") {
+        tables.push(ledger_table(record));
+    }
+    tables
+}
+
+fn left_table(record: &Record, left: &[Outcome]) -> Table {
+    let columns = [
+        "who is left of five",
+        "host killed",
+        "guardian killed",
+        "guardian, then host",
+        "orderly stop of 10 workers",
+    ];
+    let mut table = Table::new("Left behind, and after how long", &columns);
+    for (system, work) in SUBJECTS {
+        let cell = |killed| {
+            let found = left
+                .iter()
+                .find(|outcome| (outcome.system, outcome.work, outcome.killed) == (system, work, killed));
+            match found {
+                Some(outcome) => outcome_cell(outcome),
+                None if system == System::Port && killed != Killed::Host => "there is none".to_owned(),
+                None => "-".to_owned(),
+            }
+        };
+        let (name, stopped) = match work {
+            Work::PythonTree => (format!("{system}, Python worker"), "Python workers"),
+            _ => (format!("{system}, foreign program"), "foreign programs"),
+        };
+        let stop = record.spread(&shutdown::key(system, stopped));
+        let [host, guardian, both] = Killed::ALL.map(cell);
+        let stop = stop.map_or_else(|| "-".to_owned(), |stop| format!("{} ms", figure(stop.median)));
+        table.row([name, host, guardian, both, stop]);
+    }
+    for peer in &PEERS {
+        let [host, guardian, both] = peer.killed.map(str::to_owned);
+        table.row([peer.name.to_owned(), host, guardian, both, peer.stop.to_owned()]);
+    }
+    table
+}
+
+fn outcome_cell(outcome: &Outcome) -> String {
+    let hard: Vec<_> = outcome
+        .left
+        .iter()
+        .map(|name| name.trim_start_matches("t-"))
+        .collect();
+    match hard.len() {
+        0 => format!("nobody, {}", time(outcome.last)),
+        5 => "5 of 5".to_owned(),
+        few => format!("{few} of 5: {}; {}", hard.join(", "), time(outcome.last)),
+    }
+}
+
+fn time(time: Duration) -> String {
+    format!("{} ms", figure(time.as_secs_f64() * 1e3))
+}
+
+fn kill_table(record: &Record) -> Table {
+    let title = format!(
+        "Host killed: until the last process of {} workers is gone",
+        kill::WORKERS
+    );
+    let mut table = Table::new(&title, &["who", "ms (quartiles)", "its time / the kernel's"]);
+    for victim in Victim::ALL {
+        let key = victim.key();
+        let ratio = record.ratio(&key, &victim.base().key());
+        table.row([victim.to_string(), spread(record.spread(&key)), spread(ratio)]);
+    }
+    table
+}
+
+fn shutdown_table(record: &Record) -> Table {
+    let title = format!(
+        "Orderly stop of {} workers: until the last process is gone",
+        shutdown::WORKERS
+    );
+    let works = shutdown::WORK.map(|(_, name)| name);
+    let columns = ["backend".to_owned()]
+        .into_iter()
+        .chain(works.map(|name| format!("{name}, ms (quartiles)")));
+    let mut table = Table::new(
+        &title,
+        &columns
+            .collect::<Vec<_>>()
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    );
+    for system in System::ALL {
+        let cells = works.map(|name| spread(record.spread(&shutdown::key(system, name))));
+        table.row([system.to_string()].into_iter().chain(cells));
+    }
+    table
+}
+
+fn spawn_table(record: &Record) -> Table {
+    let columns = [
+        "one process, host of 1 GiB",
+        "launched, ms (quartiles)",
+        "executed, ms (quartiles)",
+        "n",
+    ];
+    let mut table = Table::new("Spawn", &columns);
+    for system in System::ALL {
+        let key = spawn::key(system);
+        table.row([
+            system.to_string(),
+            spread(record.spread(&key)),
+            spread(record.spread(&spawn::executed_key(system))),
+            record.values(&key).len().to_string(),
+        ]);
+    }
+    table.row([
+        "posix_spawn alone".to_owned(),
+        spread(record.spread(spawn::PLAIN)),
+        String::new(),
+        record.values(spawn::PLAIN).len().to_string(),
+    ]);
+    table
+}
+
+fn size_table(record: &Record) -> Table {
+    let columns = [
+        "process",
+        "program KiB",
+        "resident KiB",
+        "proportional KiB",
+        "private KiB",
+    ];
+    let mut table = Table::new("Size", &columns);
+    for who in size::WHO {
+        let program = median(record.spread(size::BINARY));
+        let fields = size::FIELDS.map(|field| median(record.spread(&size::key(who, field))));
+        table.row([who.to_owned(), program].into_iter().chain(fields));
+    }
+    table
+}
+
+fn ledger_table(record: &Record) -> Table {
+    let mut table = Table::new("Ledger and cleanup", &["what", "median (quartiles)", "n"]);
+    let rows = [
+        (
+            "100 cold Python workers ready, ledger in memory, ms",
+            ledger::key(false),
+        ),
+        (
+            "100 cold Python workers ready, durable ledger, ms",
+            ledger::key(true),
+        ),
+        (
+            "flushes of 100 foreign starts at once",
+            ledger::FLUSHES.to_owned(),
+        ),
+        (
+            "`snakepit cleanup` of 100 orphan trees, ms",
+            cleanup::COMMAND.to_owned(),
+        ),
+        ("the same by the library, ms", cleanup::LIBRARY.to_owned()),
+        (
+            "`snakepit cleanup` with nothing to clean, ms",
+            cleanup::COMMAND_NOTHING.to_owned(),
+        ),
+        ("the same by the library, ms", cleanup::LIBRARY_NOTHING.to_owned()),
+    ];
+    for (what, key) in rows {
+        table.row([
+            what.to_owned(),
+            spread(record.spread(&key)),
+            record.values(&key).len().to_string(),
+        ]);
+    }
+    table
+}

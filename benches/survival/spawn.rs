@@ -1,0 +1,102 @@
+//! How soon a large host gets its process.
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use snakepit_core::{
+    RunId, WorkerId,
+    launch::{ChannelForm, LaunchLimits, LaunchSpec},
+};
+use tokio::time::Instant;
+
+use crate::{Result, options::Options, record::Record, role::Role, systems::System, work::Work};
+
+/// Bytes that the host has touched.
+const BALLAST: usize = 1 << 30;
+
+/// The record's name of the plain posix_spawn(3), in milliseconds.
+pub(crate) const PLAIN: &str = "spawn/posix_spawn/ms";
+
+/// The record's name of one launch, in milliseconds.
+pub(crate) fn key(system: System) -> String {
+    format!("spawn/{system}/reply_ms")
+}
+
+/// The record's name of one launch and the opening of its gate, in milliseconds.
+pub(crate) fn executed_key(system: System) -> String {
+    format!("spawn/{system}/executed_ms")
+}
+
+/// What the large host is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    systems: Vec<System>,
+    launches: usize,
+}
+
+/// The host: one launch of each in turn, ended before the next. Prints all times.
+pub(crate) async fn run(plan: Plan) -> Result<()> {
+    let ballast = vec![1_u8; BALLAST];
+    let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut push = |key: String, took: Duration| times.entry(key).or_default().push(took.as_secs_f64() * 1e3);
+    let mut launchers = Vec::new();
+    for system in plan.systems {
+        launchers.push((system, system.launcher()?));
+    }
+    let (program, args) = Work::Obedient
+        .command()
+        .ok_or("a foreign program has a command")?;
+    for turn in 0..=plan.launches {
+        for (system, launcher) in &launchers {
+            let spec = LaunchSpec {
+                run_id: RunId::current(),
+                worker_id: WorkerId::next(),
+                program: program.clone(),
+                args: args.clone(),
+                env: Vec::new(),
+                env_remove: Vec::new(),
+                cwd: None,
+                channel: ChannelForm::Inherited,
+                limits: LaunchLimits::default(),
+            };
+            let began = Instant::now();
+            let process = launcher.launch(&spec).await?;
+            let replied = began.elapsed();
+            process.open_gate().await?;
+            let executed = began.elapsed();
+            process.end(Duration::ZERO).await;
+            // The first launch starts the guardian.
+            if turn > 0 {
+                push(key(*system), replied);
+                push(executed_key(*system), executed);
+            }
+        }
+        let began = Instant::now();
+        let mut child = Command::new(&program).args(&args).spawn()?;
+        let took = began.elapsed();
+        child.kill()?;
+        child.wait()?;
+        if turn > 0 {
+            push(PLAIN.to_owned(), took);
+        }
+        launchers.rotate_left(1);
+    }
+    println!("{}", serde_json::to_string(&times)?);
+    drop(ballast);
+    Ok(())
+}
+
+/// Starts the large host and takes down what it says.
+pub(crate) fn measure(available: &[System], options: &Options, record: &mut Record) -> Result<()> {
+    let plan = Plan {
+        systems: available.to_vec(),
+        launches: if options.quick { 50 } else { 300 },
+    };
+    eprintln!("spawn: {} launches of each", plan.launches);
+    let mut host = Role::start("spawn", &serde_json::to_string(&plan)?)?;
+    let times: BTreeMap<String, Vec<f64>> = serde_json::from_str(&host.line()?)?;
+    for (key, times) in times {
+        times.into_iter().for_each(|ms| record.push(key.clone(), ms));
+    }
+    Ok(())
+}
