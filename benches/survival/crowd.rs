@@ -91,6 +91,11 @@ impl Crowd {
         Self(self.0.into_iter().filter(wanted).collect())
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there is nobody.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -43,7 +43,16 @@ impl Plan {
 /// From SIGTERM to SIGKILL when asked to stop: the pool's own default.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts the workers, says `ready` and how many milliseconds that took, and obeys standard input: `stop` ends the
+/// What a host says when all of its workers are ready.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// How long that took, the opening of the ledger included.
+    pub(crate) ms: f64,
+    /// How often the durable ledger waited for the disk.
+    pub(crate) flushes: f64,
+}
+
+/// Starts the workers, says that they are ready, and obeys standard input: `stop` ends the
 /// workers with grace; end-of-file, which is the end of the program that started this one, without.
 pub(crate) async fn run(plan: Plan) -> Result<()> {
     let python = match plan.work.command() {
@@ -52,15 +61,23 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     };
     let launcher = plan.system.launcher()?;
     let began = Instant::now();
-    let ledger: Arc<dyn Ledger> = match plan.state.clone() {
-        Some(state) => ledger::open(state).await?,
+    let registry = match plan.state.clone() {
+        Some(state) => Some(ledger::open(state).await?),
+        None => None,
+    };
+    let ledger: Arc<dyn Ledger> = match &registry {
+        Some(registry) => Arc::clone(registry) as _,
         None => Arc::new(MemoryLedger::new()),
     };
     let crew = match python {
         Some(python) => Crew::pool(&plan, python, launcher, ledger).await?,
         None => Crew::processes(&plan, launcher, ledger).await?,
     };
-    println!("ready {}", began.elapsed().as_secs_f64() * 1e3);
+    let ready = Ready {
+        ms: began.elapsed().as_secs_f64() * 1e3,
+        flushes: registry.map_or(0, |registry| registry.writes()) as f64,
+    };
+    println!("{}", serde_json::to_string(&ready)?);
     let asked = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().read_line(&mut line).map(|_| line)

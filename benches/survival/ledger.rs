@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use snakepit_core::ledger::Ledger;
+use snakepit_registry::{Policy, Registry, Settings};
 
 use crate::{Result, host::Plan, options::Options, record::Record, role::Role, systems::System, work::Work};
 
 /// Workers of each host.
 const WORKERS: usize = 100;
 
-/// The record's name of the number of flushes of [`WORKERS`] starts.
+/// The record's name of the number of flushes until all workers are ready.
 pub(crate) const FLUSHES: &str = "ledger/flushes";
 
 /// The record's name of the time until all workers are ready, in milliseconds.
@@ -17,9 +17,16 @@ pub(crate) fn key(durable: bool) -> String {
     format!("ledger/{}/ms", if durable { "durable" } else { "memory" })
 }
 
-/// Opens a durable one.
-pub(crate) async fn open(state: PathBuf) -> Result<Arc<dyn Ledger>> {
-    Err(format!("no registry yet for {}", state.display()).into())
+/// The application that all hosts here are.
+pub(crate) const APP: &str = "survival";
+
+/// Opens a durable one that has to record.
+pub(crate) async fn open(state: PathBuf) -> Result<Arc<Registry>> {
+    let settings = Settings::new()
+        .with_app(APP)
+        .with_state_dir(state)
+        .with_policy(Policy::Required);
+    Ok(tokio::task::spawn_blocking(move || Registry::open(&settings)).await??)
 }
 
 /// A directory on a disk, which the directory for temporary files need not be on.
@@ -35,8 +42,11 @@ pub(crate) fn measure(options: &Options, record: &mut Record) -> Result<()> {
             let state = state_dir()?;
             let mut plan = Plan::new(System::Port, Work::BarePython, WORKERS);
             plan.state = durable.then(|| state.path().to_owned());
-            let ms = Role::host(&plan)?.ready()?;
-            record.push(key(durable), ms);
+            let ready = Role::host(&plan)?.ready()?;
+            record.push(key(durable), ready.ms);
+            if durable {
+                record.push(FLUSHES, ready.flushes);
+            }
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    cleanup,
+    cleanup::{self, By},
     kill::{self, Victim},
     ledger,
     left::{Killed, Outcome, SUBJECTS},
@@ -186,20 +186,17 @@ fn ledger_table(record: &Record) -> Table {
             "100 cold Python workers ready, durable ledger, ms",
             ledger::key(true),
         ),
-        (
-            "flushes of 100 foreign starts at once",
-            ledger::FLUSHES.to_owned(),
-        ),
+        ("its flushes until then", ledger::FLUSHES.to_owned()),
         (
             "`snakepit cleanup` of 100 orphan trees, ms",
-            cleanup::COMMAND.to_owned(),
+            cleanup::key(By::Command, true),
         ),
-        ("the same by the library, ms", cleanup::LIBRARY.to_owned()),
+        ("the same by the library, ms", cleanup::key(By::Library, true)),
         (
             "`snakepit cleanup` with nothing to clean, ms",
-            cleanup::COMMAND_NOTHING.to_owned(),
+            cleanup::key(By::Command, false),
         ),
-        ("the same by the library, ms", cleanup::LIBRARY_NOTHING.to_owned()),
+        ("the same by the library, ms", cleanup::key(By::Library, false)),
     ];
     for (what, key) in rows {
         table.row([

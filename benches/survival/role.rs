@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{Result, crowd, host::Plan};
+use crate::{
+    Result, crowd,
+    host::{Plan, Ready},
+};
 
 /// The first argument of a copy of this program that is not to measure.
 pub(crate) const MARK: &str = "--role";
@@ -49,13 +52,9 @@ impl Role {
         self.child.id()
     }
 
-    /// Waits until it is in place; the milliseconds that it says this took.
-    pub(crate) fn ready(&mut self) -> Result<f64> {
-        let line = self.line()?;
-        let ms = line
-            .strip_prefix("ready ")
-            .ok_or_else(|| format!("{}: {line}", self.what))?;
-        Ok(ms.parse()?)
+    /// Waits until it says that it is in place.
+    pub(crate) fn ready(&mut self) -> Result<Ready> {
+        Ok(serde_json::from_str(&self.line()?)?)
     }
 
     /// Its next line.

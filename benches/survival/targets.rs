@@ -1,7 +1,7 @@
 //! What this project has promised itself.
 
 use crate::{
-    cleanup,
+    cleanup::{self, By},
     kill::Victim,
     ledger, left,
     peers::ERLEXEC_STOP_MS,
@@ -60,7 +60,7 @@ pub(crate) fn list(record: &Record) -> Vec<Target> {
             "`snakepit cleanup` of 100 orphan trees",
             Goal::AtMost(500.0),
             " ms",
-            record.spread(cleanup::COMMAND),
+            record.spread(&cleanup::key(By::Command, true)),
         ),
         Target::new(
             "10 workers stopped, exec: erlexec takes 10 s",
