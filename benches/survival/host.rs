@@ -59,7 +59,7 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
         Some(_) => None,
         None => Some(tokio::task::spawn_blocking(python).await??),
     };
-    let launcher = plan.system.launcher()?;
+    let launcher = plan.system.launcher();
     let began = Instant::now();
     let registry = match plan.state.clone() {
         Some(state) => Some(ledger::open(state).await?),

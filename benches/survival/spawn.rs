@@ -39,10 +39,8 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let ballast = vec![1_u8; BALLAST];
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut push = |key: String, took: Duration| times.entry(key).or_default().push(took.as_secs_f64() * 1e3);
-    let mut launchers = Vec::new();
-    for system in plan.systems {
-        launchers.push((system, system.launcher()?));
-    }
+    let launcher = |system: System| (system, system.launcher());
+    let mut launchers: Vec<_> = plan.systems.into_iter().map(launcher).collect();
     let (program, args) = Work::Obedient
         .command()
         .ok_or("a foreign program has a command")?;

@@ -3,9 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use snakepit_core::launch::Launcher;
-
-use crate::Result;
+use snakepit_backend_exec::{ExecLauncher, ExecSettings};
+use snakepit_backend_port::PortLauncher;
+use snakepit_core::{launch::Launcher, process::ContainmentLevel};
 
 /// A backend, at one containment level where it has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +36,16 @@ impl System {
     ];
 
     /// A launcher of its own.
-    pub(crate) fn launcher(self) -> Result<Arc<dyn Launcher>> {
-        match self {
-            Self::Port => Ok(Arc::new(snakepit_backend_port::PortLauncher::new())),
-            Self::Namespace | Self::Shared | Self::Cgroup | Self::Subreaper => {
-                Err("the exec backend is not there yet".into())
-            }
-        }
+    pub(crate) fn launcher(self) -> Arc<dyn Launcher> {
+        let exec = |level| ExecSettings::default().with_containment(level);
+        let settings = match self {
+            Self::Port => return Arc::new(PortLauncher::new()),
+            Self::Namespace => exec(ContainmentLevel::Namespace),
+            Self::Shared => exec(ContainmentLevel::Namespace).with_shared_namespace(true),
+            Self::Cgroup => exec(ContainmentLevel::Cgroup),
+            Self::Subreaper => exec(ContainmentLevel::Subreaper),
+        };
+        Arc::new(ExecLauncher::new(settings))
     }
 }
 
