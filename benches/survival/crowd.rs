@@ -3,9 +3,12 @@
 //! This program is a subreaper, prctl(2): whatever gets away from a dead host becomes a child of it. So everything
 //! that an experiment has started is below this process, and only one experiment is under way at a time.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, os::fd::AsFd as _, sync::Arc, time::Duration};
 
-use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{WaitId, WaitIdOptions, WaitOptions, getpid, set_child_subreaper, wait, waitid},
+};
 use snakepit_core::process::{Pidfd, descendants};
 use tokio::time::Instant;
 
@@ -29,6 +32,18 @@ pub(crate) struct One {
 }
 
 impl One {
+    /// Reaps it if it has come to this process. A namespace ends only when all its zombies are reaped, also those whose
+    /// parent is outside. A process that was our child from the start belongs to whoever started it.
+    fn reap(&self) {
+        if self.parent != std::process::id() {
+            // It may have another parent than this process, which reaps it.
+            let _ = waitid(
+                WaitId::PidFd(self.pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            );
+        }
+    }
+
     /// Whether it is one of the five that are hard to end.
     pub(crate) fn is_hard_to_end(&self) -> bool {
         self.name.starts_with("t-")
@@ -103,45 +118,64 @@ impl Crowd {
 
     /// Blocks until all have ended and says how long after `since` that was; `None` when it takes longer than `bound`.
     pub(crate) fn gone(&self, since: Instant, bound: Duration) -> Option<Duration> {
-        let all = self.0.iter().all(|one| {
-            let left = bound.saturating_sub(since.elapsed());
-            one.pidfd.wait_blocking(left)
-        });
-        all.then(|| since.elapsed())
+        let (left, last) = self.watch(since, bound);
+        left.is_empty().then_some(last)
     }
 
-    /// The names of those that live, and when the last of the others was seen to end.
+    /// The names of those that live after `bound`, and when the last of the others was seen to end.
     pub(crate) fn left(&self, since: Instant, bound: Duration) -> (Vec<String>, Duration) {
-        let mut alive: Vec<&One> = self.0.iter().collect();
-        let mut last = Duration::ZERO;
-        while !alive.is_empty() && since.elapsed() < bound {
-            let before = alive.len();
-            alive.retain(|one| !one.pidfd.has_exited());
-            if alive.len() < before {
-                last = since.elapsed();
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        let mut names: Vec<_> = alive.iter().map(|one| one.name.clone()).collect();
+        let (left, last) = self.watch(since, bound);
+        let mut names: Vec<_> = left.iter().map(|one| one.name.clone()).collect();
         names.sort_unstable();
         (names, last)
+    }
+
+    fn watch(&self, since: Instant, bound: Duration) -> (Vec<&One>, Duration) {
+        let mut alive: Vec<&One> = self.0.iter().collect();
+        let mut last = Duration::ZERO;
+        while !alive.is_empty() {
+            let left = bound.saturating_sub(since.elapsed());
+            let mut polls: Vec<_> = alive
+                .iter()
+                .map(|one| PollFd::new(&*one.pidfd, PollFlags::IN))
+                .collect();
+            match poll(&mut polls, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) => break,
+                Ok(_) => last = since.elapsed(),
+                // Interrupted: the next look knows.
+                Err(_) => continue,
+            }
+            let ended: Vec<_> = polls.iter().map(|poll| !poll.revents().is_empty()).collect();
+            let mut ended = ended.into_iter();
+            alive.retain(|one| {
+                let ended = ended.next().unwrap_or(false);
+                if ended {
+                    one.reap();
+                }
+                !ended
+            });
+        }
+        (alive, last)
     }
 }
 
 /// Ends everything below this process and reaps what came to it.
 pub(crate) fn leave_nothing() -> Result<()> {
+    let began = Instant::now();
     loop {
         let crowd = Crowd::now()?;
         for one in &crowd.0 {
             // It may be through with its end meanwhile.
             let _ = one.pidfd.signal(libc::SIGKILL);
         }
+        // Without children, or with none that has ended, there is no more to reap.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         if crowd.is_empty() {
-            break;
+            return Ok(());
         }
-        crowd.gone(Instant::now(), Duration::from_secs(1));
+        if began.elapsed() > PATIENCE {
+            return Err(format!("these cannot be ended: {crowd:?}").into());
+        }
+        crowd.gone(Instant::now(), Duration::from_millis(20));
     }
-    // Without children, or with none that has ended, there is no more to reap.
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-    Ok(())
 }
