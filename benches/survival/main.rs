@@ -47,7 +47,7 @@ use crate::{
 const BENCH: Bench = Bench {
     name: "survival",
     sections: &["kill", "spawn", "size", "ledger", "cleanup", "shutdown", "left"],
-    rounds: (9, 2),
+    rounds: (7, 2),
 };
 
 fn main() -> ExitCode {
