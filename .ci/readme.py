@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-REQUIRED = ("cargo run --release -- demo", "cargo test --workspace")
+REQUIRED = ("cargo run --release -- demo", "cargo test --workspace --all-features")
 SHELL = re.compile(r"^```(?:sh|shell|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

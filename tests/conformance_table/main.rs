@@ -13,8 +13,10 @@ use snakepit::{
     core::{
         conformance::{Candidate, CaseKind, Report, Suite, become_host},
         launch::Launcher,
+        process::ContainmentLevel,
     },
 };
+use snakepit_backend_exec::{ExecLauncher, ExecSettings};
 use table::Table;
 
 /// A column each.
@@ -23,7 +25,24 @@ fn candidates() -> Vec<Candidate> {
     vec![
         Candidate::new("port, our Python runtime", port).with_hosted(worker::start),
         Candidate::new("port, any program", port),
+        exec("exec, subreaper", ContainmentLevel::Subreaper, false),
+        exec("exec, cgroup", ContainmentLevel::Cgroup, false),
+        exec("exec, shared namespace", ContainmentLevel::Namespace, true),
+        exec("exec, namespace", ContainmentLevel::Namespace, false),
     ]
+}
+
+fn exec(name: &str, level: ContainmentLevel, shared: bool) -> Candidate {
+    let settings = ExecSettings::default()
+        .with_containment(level)
+        .with_shared_namespace(shared);
+    Candidate::new(name, move || {
+        let launcher = ExecLauncher::new(settings.clone());
+        async move {
+            launcher.ready().await?;
+            Ok(Arc::new(launcher) as Arc<dyn Launcher>)
+        }
+    })
 }
 
 async fn measure(candidates: &[Candidate]) -> Vec<Report> {

@@ -1,6 +1,6 @@
 //! Prints what this backend costs on this machine, level by level.
 //!
-//! `cargo run --release -p snakepit-backend-exec --example figures [MIB [CROWD]]` touches MIB MiB first, as a large
+//! `cargo run --release -p snakepit-backend-exec --example exec_figures [MIB [CROWD]]` touches MIB MiB first, as a large
 //! host would have, and starts CROWD processes (100) where it starts many.
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,6 @@
 //! Prints what this backend costs on this machine.
 //!
-//! `cargo run --release -p snakepit-backend-port --example figures [MIB [CROWD]]` touches MIB MiB first, as a large
+//! `cargo run --release -p snakepit-backend-port --example port_figures [MIB [CROWD]]` touches MIB MiB first, as a large
 //! host would have, and starts CROWD processes (100) where it starts many.
 
 use std::{sync::Arc, time::Duration};
