@@ -3,7 +3,7 @@
 //!
 //! It never waits for anybody but in [`Guardian::run`].
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::{
     ending::{Act, Ending},
@@ -151,7 +151,7 @@ impl Guardian {
             }
             self.flush(now);
             if self.host_is_gone && self.wards.is_empty() && self.strays.next().is_none() {
-                return self.end_shared();
+                return self.leave();
             }
             let next = [self.look_after, self.strays.next(), self.send_again];
             let timeout = next
@@ -176,12 +176,20 @@ impl Guardian {
         }
     }
 
-    /// Ends the namespace that workers shared. None are left, so that this takes no time.
-    fn end_shared(self) {
+    /// Ends the namespace that workers shared, and removes the cgroup that theirs were in. No worker is left, so that this
+    /// takes no time.
+    fn leave(self) {
         if let Some(shared) = self.shared
             && sys::kill(shared.pid, SIGKILL).is_ok()
         {
             let _ = sys::wait_for(shared.pid);
+        }
+        sys::forbid_allocation(false);
+        if let Some(cgroup) = self.run_cgroup
+            && let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))
+        {
+            // The host may have done so, and one that is not empty stays for whoever looks for what is left.
+            let _ = std::fs::remove_dir(path);
         }
     }
 

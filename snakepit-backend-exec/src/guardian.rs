@@ -132,6 +132,10 @@ impl Guardian {
         }
     }
 
+    fn take_cgroup(&self) -> Option<Arc<RunCgroup>> {
+        self.cgroup.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Asks a guardian that is overdue for a sign of life, and kills it when there is none; `false` then.
     pub(crate) async fn confirm_alive(&self) -> bool {
         let mut heard = self.heard.subscribe();

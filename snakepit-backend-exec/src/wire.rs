@@ -122,7 +122,8 @@ kinds! {
     Request {
         /// First. `a`: [`VERSION`]; `b`: a [`Level`]; `c`: milliseconds that trees get to end after the host's death.
         /// Descriptors: a pidfd of the host; then, where the host made cgroups for this run, the directory of the
-        /// cgroup they are in (each worker's is named by its id in decimal, and the guardian removes it when it is empty).
+        /// cgroup they are in (each worker's is named by its id in decimal, and the guardian removes it when it is empty, and the
+        /// one they are in when it leaves).
         Hello = 1,
         /// Start a worker up to its gate. `a`: flags, see [`SPAWN_CGROUP`]. Descriptors: the [`Spec`] in a memory file,
         /// standard input, output, error; then, with `SPAWN_CGROUP`, the directory of its own cgroup.

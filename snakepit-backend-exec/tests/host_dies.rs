@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     io::{BufRead, BufReader},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -18,6 +19,7 @@ struct Host {
     child: Child,
     guardian: Pidfd,
     members: Vec<(String, ProcessIdentity)>,
+    cgroup: Option<PathBuf>,
 }
 
 impl Host {
@@ -30,7 +32,7 @@ impl Host {
             .expect("it starts");
         let stdout = child.stdout.take().expect("a pipe");
         let mut members = Vec::new();
-        let mut guardian = None;
+        let (mut guardian, mut cgroup) = (None, None);
         for line in BufReader::new(stdout).lines() {
             let line = line.expect("readable");
             let words: Vec<&str> = line.split(' ').collect();
@@ -39,6 +41,8 @@ impl Host {
             if let Some(at) = words.iter().position(|word| *word == "is:") {
                 let identity = ProcessIdentity::of_pid(pid(at + 1)).expect("it runs");
                 members.push((words[at - 1].to_owned(), identity));
+            } else if words[0] == "cgroup" {
+                cgroup = Some(PathBuf::from(words[1]));
             } else if words[0] == "guarded" {
                 guardian = Some(Pidfd::open(pid(1)).expect("it runs"));
                 break;
@@ -48,6 +52,7 @@ impl Host {
             child,
             guardian: guardian.expect("it says so"),
             members,
+            cgroup,
         }
     }
 
@@ -91,6 +96,9 @@ async fn host() {
         println!("{name} is: {}", who.pid);
     }
     println!("keeper is: {}", launched.keeper().pid());
+    if let Some(cgroup) = launched.process().containment().cgroup {
+        println!("cgroup {}", cgroup.display());
+    }
     println!("guarded {}", launched.guardian().pid());
     launched.process().exited().await;
     std::future::pending::<()>().await;
@@ -112,6 +120,16 @@ fn nothing_is_left_of_whatever_ran() {
         host.kill();
         assert!(host.nothing_is_left(), "{fixture}");
     }
+}
+
+#[test]
+fn its_cgroups_are_removed() {
+    let mut host = Host::start("setsid_daemon.py ignore");
+    assert_eq!(host.cgroup.is_some(), common::level() == "cgroup");
+    host.kill();
+    assert!(host.nothing_is_left());
+    let run = host.cgroup.as_deref().and_then(Path::parent);
+    assert!(run.is_none_or(|run| !run.exists()), "{run:?}");
 }
 
 #[test]

@@ -25,7 +25,8 @@ at_every_level!();
 /// makes one.
 fn below(launcher: &ExecLauncher) -> usize {
     let guardian = Pidfd::open(launcher.guardian_pid().expect("it lives")).expect("it lives");
-    let all = descendants(&guardian).expect("/proc is readable").len();
+    // One that ends in the midst of being looked at makes the look fail.
+    let all = descendants(&guardian).map_or(usize::MAX, |all| all.len());
     all - usize::from(common::level() == "shared")
 }
 

@@ -219,11 +219,14 @@ impl Drop for Owned {
         // Nothing can be awaited: the runtime is shutting down, or this is a panic. It leaves by itself, and somebody
         // has to reap it then, or to kill it if it hangs.
         let (pidfd, patience) = (Arc::clone(&self.guardian.pidfd), self.patience);
+        let cgroup = self.guardian.take_cgroup();
         let reaper = move || {
             if !pidfd.wait_blocking(patience) {
                 let _ = pidfd.signal(libc::SIGKILL);
             }
             let _ = child.wait();
+            // Its directory is removed when nothing is in it any more.
+            drop(cgroup);
         };
         if let Err(error) = std::thread::Builder::new()
             .name("snakepit-reaper".to_owned())

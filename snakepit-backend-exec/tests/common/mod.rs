@@ -291,7 +291,8 @@ async fn identify(keeper: &Pidfd, lines: &[String]) -> Vec<(String, ProcessIdent
 
 /// Who a keeper's processes are, by the number they know themselves by.
 pub fn numbers(keeper: &Pidfd) -> HashMap<u32, ProcessIdentity> {
-    let members = descendants(keeper).expect("/proc is readable");
+    // One that ends in the midst of being looked at makes the look fail.
+    let members = descendants(keeper).unwrap_or_default();
     let named = members.iter().filter_map(|member| {
         let status = std::fs::read_to_string(format!("/proc/{}/status", member.stat.pid)).ok()?;
         let own = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
