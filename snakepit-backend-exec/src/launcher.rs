@@ -3,12 +3,16 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    fs::{Access, access},
+    pipe::{PipeFlags, pipe_with},
+};
 use snakepit_core::launch::{
     ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, Launcher, ProcessIo, check_cwd, environment,
     resolve_program,
@@ -125,7 +129,7 @@ fn prepare(spec: &LaunchSpec) -> Result<(Program, Standard, ProcessIo), LaunchEr
             source,
         })?;
     }
-    let path = resolve_program(&spec.program).map_err(|source| LaunchError::Exec {
+    let path = find(spec).map_err(|source| LaunchError::Exec {
         program: spec.program.clone(),
         source,
     })?;
@@ -157,6 +161,19 @@ fn prepare(spec: &LaunchSpec) -> Result<(Program, Standard, ProcessIo), LaunchEr
     };
     let standard = [stdin, stdout_theirs, stderr_theirs].map(Arc::new);
     Ok((program, standard, io))
+}
+
+/// The program. What can be known to be wrong with it is told now; the rest, as a bad interpreter, when it is executed.
+fn find(spec: &LaunchSpec) -> io::Result<PathBuf> {
+    let path = resolve_program(&spec.program)?;
+    // Another user may execute what we may not, and the other way round.
+    let checked = if spec.limits.uid.is_some() {
+        Access::EXISTS
+    } else {
+        Access::EXEC_OK
+    };
+    access(&path, checked)?;
+    Ok(path)
 }
 
 pub(crate) fn null() -> io::Result<OwnedFd> {

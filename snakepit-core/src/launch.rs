@@ -145,7 +145,8 @@ pub trait LaunchedProcess: Send + Sync + fmt::Debug {
     /// Lets the process go on from where it is held. A launcher whose gate is the preamble does nothing here.
     ///
     /// # Errors
-    /// When the process cannot be let go; it must be ended then.
+    /// [`LaunchError::Exec`] when the program cannot be executed, which a launcher that holds it at a gate learns here.
+    /// When the process cannot be let go; in any case it must be ended then.
     async fn open_gate(&self) -> Result<(), LaunchError>;
 
     /// Waits until the process itself (not its tree) has ended. Repeated and concurrent waits agree.

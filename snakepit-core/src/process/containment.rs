@@ -15,7 +15,7 @@ pub enum ContainmentLevel {
     Subreaper,
     /// In a cgroup of its own, besides a subreaper: the kernel kills it as a whole.
     Cgroup,
-    /// In a PID namespace, pid_namespaces(7): the kernel ends it with its first process.
+    /// In a PID namespace of its own, pid_namespaces(7): the kernel ends it with its first process.
     Namespace,
 }
 

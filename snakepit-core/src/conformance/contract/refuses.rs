@@ -10,19 +10,24 @@ use crate::{
     launch::{LaunchError, LaunchSpec},
 };
 
-/// Launches what cannot be launched.
+/// Launches what cannot be launched. A backend that holds a process at a gate knows what execve(2) answers only when it
+/// opens that.
 async fn refused(
     ground: &Ground,
     spec: LaunchSpec,
     what: &str,
     is_right: impl Fn(&LaunchError) -> bool,
 ) -> Finding {
-    match ground.launcher.launch(&spec).await {
+    let answer = match ground.launcher.launch(&spec).await {
         Ok(process) => {
-            // A backend that has a gate may learn it no later than when it creates the process.
+            let opened = process.open_gate().await;
             process.end(std::time::Duration::ZERO).await;
-            ensure!(false, "{what} was launched");
+            opened
         }
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(()) => ensure!(false, "{what} was launched"),
         Err(error) => ensure!(is_right(&error), "{what} is answered with {error:?}"),
     }
     ground.leaves_no_worker(&spec, what).await?;
