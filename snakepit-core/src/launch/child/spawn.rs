@@ -15,7 +15,7 @@ use rustix::{
 use super::owned::OwnedChild;
 use crate::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
-    process::{Pidfd, ProcessIdentity, Stat},
+    process::{Pidfd, ProcessIdentity},
 };
 
 /// A process that was just created, and the host's ends of its descriptors. Dropping it leaves no process.
@@ -43,10 +43,8 @@ pub(super) fn spawn(
     let mut child = Fresh(Some(child));
     let pidfd = Pidfd::open(child.id()).map_err(os("open a pidfd of the new process"))?;
     let identity = ProcessIdentity::of(&pidfd).map_err(os("read the identity of the new process"))?;
-    // Not getpgrp(2): it answers 0 where the group began outside of our PID namespace, which rustix does not expect.
-    let own = Stat::read(std::process::id()).map_err(os("read the group of the host"))?;
-    if own.pgrp == identity.pgid {
-        let error = io::Error::other("it was left in the group of its host");
+    if identity.pgid != identity.pid {
+        let error = io::Error::other("it does not lead a process group");
         return Err(os("start the process in a group of its own")(error));
     }
     let mut child = child.take();
