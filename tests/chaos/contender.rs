@@ -3,7 +3,6 @@
 //! This is the one place to change when a backend or a level joins: [`BACKENDS`] lists it, [`Contender::launcher`]
 //! makes it, and [`Contender::promise`] and its like say what its documentation says.
 
-#[cfg(feature = "backend-exec")]
 use std::time::Duration;
 use std::{
     fmt, fs, io,
@@ -15,10 +14,8 @@ use std::{
 
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-#[cfg(feature = "backend-exec")]
 use snakepit::core::process::ContainmentLevel;
 use snakepit::{Backend, Pool, PoolBuilder, core::launch::Launcher};
-#[cfg(feature = "backend-exec")]
 use snakepit_backend_exec::{ExecLauncher, ExecSettings};
 use snakepit_registry::{Policy, Settings};
 
@@ -27,7 +24,6 @@ use crate::{common::fixtures, orders::Orders, round};
 /// The backends and their levels, weakest first. `shared` is one namespace for all workers of a run.
 const BACKENDS: &[(&str, &[&str])] = &[
     ("port", &["none"]),
-    #[cfg(feature = "backend-exec")]
     ("exec", &["subreaper", "cgroup", "namespace", "shared"]),
 ];
 
@@ -234,7 +230,6 @@ impl Contender {
 
     /// The launcher of this backend at this level. **Levels are connected here.**
     pub(crate) fn launcher(&self) -> Arc<dyn Launcher> {
-        #[cfg(feature = "backend-exec")]
         if self.has_guardian() {
             return Arc::new(self.exec_launcher());
         }
@@ -242,7 +237,6 @@ impl Contender {
         backend.launcher().unwrap()
     }
 
-    #[cfg(feature = "backend-exec")]
     fn exec_launcher(&self) -> ExecLauncher {
         // So that a guardian that hangs is noticed while a test waits for it.
         let settings = ExecSettings::default()

@@ -4,11 +4,17 @@
 use std::{io::Read as _, sync::Arc, time::Duration};
 
 use serde_json::json;
-use snakepit::core::{
-    RunId, WorkerId,
-    launch::{ChannelForm, LaunchError, LaunchLimits, LaunchSpec, LaunchedProcess},
-    process::ExitOutcome,
+use snakepit::{
+    Pool,
+    core::{
+        RunId, WorkerId,
+        launch::{ChannelForm, LaunchError, LaunchLimits, LaunchSpec, LaunchedProcess},
+        ledger::{Ledger as _, MemoryLedger},
+        process::{ContainmentLevel, ExitOutcome},
+        rpc::error_chain,
+    },
 };
+use snakepit_backend_exec::{ExecLauncher, ExecSettings};
 use tokio::time::Instant;
 
 use crate::{
@@ -61,6 +67,31 @@ async fn output(contender: &Contender, words: &[&str]) -> Vec<u8> {
 
 fn script(name: &str) -> String {
     fixtures().join(name).to_str().unwrap().to_owned()
+}
+
+/// S14. No cgroup can be made below `/proc`, so that there is no guardian for this level.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_guardian_no_worker_starts_and_nothing_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("it-ran");
+    let settings = ExecSettings::default()
+        .with_containment(ContainmentLevel::Cgroup)
+        .with_cgroup_parent("/proc");
+    let ledger = Arc::new(MemoryLedger::new());
+    let started = Pool::builder()
+        .workers(2)
+        .program("/bin/sh", ["-c", &format!("echo > {}", trace.display())])
+        .launcher(Arc::new(ExecLauncher::new(settings)))
+        .ledger(ledger.clone())
+        .start()
+        .await;
+    let error = error_chain(&started.unwrap_err());
+    assert!(
+        error.contains("containment level `cgroup` is not available here"),
+        "{error}"
+    );
+    assert!(!trace.exists(), "a worker ran without a guardian");
+    assert!(ledger.rows().await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
