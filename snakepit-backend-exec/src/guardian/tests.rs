@@ -212,7 +212,7 @@ async fn a_guardian_that_is_silent_or_leaves_or_talks_nonsense_is_none() {
     let silent = greeted(&impatient(), |fake| while fake.hear().is_some() {}).await;
     assert!(matches!(silent, Err(GuardianError::Silent(_))), "{silent:?}");
     let gone = greeted(&settings(), drop).await;
-    assert!(matches!(gone, Err(GuardianError::Ended)), "{gone:?}");
+    assert!(matches!(gone, Err(GuardianError::Ended { .. })), "{gone:?}");
     let acts: [fn(Fake); 4] = [
         |fake| fake.say_bytes(b"hello", &[]),
         |fake| fake.say_bytes(&[7; LEN + 9], &[]),
