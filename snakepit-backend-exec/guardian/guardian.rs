@@ -290,17 +290,27 @@ impl Guardian {
         let _ = sys::duplicate_onto(sys::standard(1), 0);
         (self.pong, self.send_again) = (None, None);
         let grace = self.host_grace.try_into().unwrap_or(i64::MAX);
+        // The kernel ends a namespace when its first process is killed, and does not wait for that to notice anything.
+        let namespaces_are_killed = self.host_grace == 0 && self.level == Level::Namespace;
+        let shared_is_killed = self.host_grace == 0
+            && self
+                .shared
+                .as_ref()
+                .is_some_and(|shared| sys::kill(shared.pid, SIGKILL).is_ok());
         for place in 0..self.wards.places() {
             let Some(ward) = self.wards.get_mut(place) else {
                 continue;
             };
             let id = ward.id;
-            if let Kind::Managed(managed) = &mut ward.kind {
-                managed.ending.kill(sys::now());
-                self.look_after_at(0);
-            } else {
+            match &mut ward.kind {
+                Kind::Managed(managed) => {
+                    managed.ending.kill(sys::now());
+                    self.look_after_at(0);
+                }
+                Kind::Kept(kept) if namespaces_are_killed => kept.signal(SIGKILL),
+                Kind::Kept(_) if shared_is_killed => {}
                 // Keepers see the host's death by themselves, but not that only its socket was closed.
-                self.ask_ward(place, Message::new(Request::Stop, id).with(grace, 0, 0));
+                Kind::Kept(_) => self.ask_ward(place, Message::new(Request::Stop, id).with(grace, 0, 0)),
             }
         }
         // Nobody is left to be told anything.

@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
     packet::{self, Incoming},
     sys::{
-        self,
+        self, Poll,
         constants::{AF_UNIX, EBADF, EINVAL, EPROTO, SO_DOMAIN, SO_TYPE, SOCK_SEQPACKET},
     },
     wire::{Level, Request, Step, VERSION},
@@ -33,6 +33,13 @@ pub(crate) enum NoHello {
     Refused(Failure),
 }
 
+/// How long it may take. The host gives up sooner; but where it died before its hello, which brings the pidfd that tells
+/// of its death, a fork of it may hold its end of the socket open for ever.
+const PATIENCE_MS: u64 = 60_000;
+
+/// Between two looks at a socket that can be heard but not read, as one that was never connected.
+const PAUSE_MS: u64 = 1;
+
 /// Waits for it on standard input.
 pub(crate) fn receive() -> Result<Hello, NoHello> {
     let host = sys::standard(0);
@@ -41,12 +48,16 @@ pub(crate) fn receive() -> Result<Hello, NoHello> {
         return Err(NoHello::NoHost);
     }
     let refused = |errno| Err(NoHello::Refused(Failure::new(Step::Protocol, errno)));
+    let until = sys::now().saturating_add(PATIENCE_MS);
     let (message, fds) = loop {
-        match packet::receive::<Request>(host, true) {
+        let Some(left) = until.checked_sub(sys::now()) else {
+            return Err(NoHello::Gone);
+        };
+        sys::poll(&mut [Poll::readable(Some(host))], Some(left));
+        match packet::receive::<Request>(host, false) {
             Incoming::Message(message, fds) => break (message, fds),
             Incoming::Nonsense => return refused(EPROTO),
-            // Interrupted.
-            Incoming::Nothing => {}
+            Incoming::Nothing => sys::poll(&mut [], Some(PAUSE_MS)),
             Incoming::End => return Err(NoHello::Gone),
         }
     };

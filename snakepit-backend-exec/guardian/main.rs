@@ -28,7 +28,11 @@ mod ward;
 mod wire;
 mod worker;
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use guardian::Guardian;
 use hello::{Hello, NoHello};
@@ -66,7 +70,8 @@ fn main() -> ExitCode {
             let message = wire::Message::new(wire::Event::Refused, 0).with(step, errno, 0);
             // Where the host is gone, nobody needs to know.
             let _ = packet::send::<_, 0>(sys::standard(0), &message, []);
-            eprintln!(
+            let _ = writeln!(
+                io::stderr(),
                 "snakepit-guardian: refuses to run: {:?}, errno {errno}",
                 failure.step
             );

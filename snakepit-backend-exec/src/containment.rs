@@ -117,9 +117,12 @@ pub enum GuardianError {
     /// It gave no answer.
     #[error("the guardian gave no answer within {0:?}")]
     Silent(Duration),
-    /// It ended without a word.
-    #[error("the guardian ended before it was ready")]
-    Ended,
+    /// It ended without an answer.
+    #[error("the guardian ended before it was ready{}{said}", if said.is_empty() { "" } else { ": " })]
+    Ended {
+        /// What it wrote to its standard error, as a loader does that misses a library; empty where it wrote nothing.
+        said: String,
+    },
     /// It said something that cannot be.
     #[error("the guardian does not speak this protocol")]
     Protocol,

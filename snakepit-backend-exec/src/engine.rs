@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    cgroups::{RunCgroup, WorkerCgroup},
+    cgroups::{self, RunCgroup, WorkerCgroup},
     containment::{ContainmentError, ContainmentReport, LevelRefused, in_full, level_of},
     guardian::{self, Lease},
     link::Packet,
@@ -239,6 +239,8 @@ impl Engine {
         };
         let (lease, task) = (&launching.lease, &launching.task);
         if !lease.add(Arc::clone(task)) {
+            // Nobody looks after it who would do so in the end. It is empty, so that this takes no time.
+            task.cgroup.iter().for_each(cgroups::remove);
             return Err(Spawn::Lost);
         }
         let mut status = task.status();

@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
-use common::{LONG, launch};
+use common::{LONG, launch, settings};
+use snakepit_backend_exec::ExecLauncher;
 use snakepit_core::process::{Pidfd, ProcessIdentity};
 
 at_every_level!();
+
+/// Instead of a fixture: a host whose guardian has no workers.
+const NOTHING: &str = "nothing";
 
 /// A copy of this program that runs [`host`].
 struct Host {
@@ -43,8 +47,8 @@ impl Host {
                 members.push((words[at - 1].to_owned(), identity));
             } else if words[0] == "cgroup" {
                 cgroup = Some(PathBuf::from(words[1]));
-            } else if words[0] == "guarded" {
-                guardian = Some(Pidfd::open(pid(1)).expect("it runs"));
+            } else if let Some(at) = words.iter().position(|word| *word == "guarded") {
+                guardian = Some(Pidfd::open(pid(at + 1)).expect("it runs"));
                 break;
             }
         }
@@ -91,6 +95,12 @@ async fn host() {
     let Ok(fixture) = std::env::var("HOST_FIXTURE") else {
         return;
     };
+    if fixture == NOTHING {
+        let launcher = ExecLauncher::new(settings());
+        launcher.ready().await.expect("there is a level");
+        println!("guarded {}", launcher.guardian_pid().expect("it lives"));
+        std::future::pending::<()>().await;
+    }
     let launched = launch(&fixture).await;
     for (name, who) in &launched.named {
         println!("{name} is: {}", who.pid);
@@ -150,18 +160,13 @@ fn nothing_is_left_when_host_and_guardian_are_killed_together() {
 
 #[test]
 fn nothing_is_left_when_the_guardian_was_stopped_before() {
-    let mut host = Host::start("setsid_daemon.py ignore detached");
-    host.guardian.signal(19).unwrap();
-    host.kill();
-    // The keepers see the death of the host themselves.
-    for (name, who) in &host.members {
-        if name != "keeper" {
-            let gone = who.open().unwrap().is_none_or(|pidfd| pidfd.wait_blocking(LONG));
-            assert!(gone, "{name}");
-        }
+    for fixture in [NOTHING, "waits.py", "setsid_daemon.py ignore detached"] {
+        let mut host = Host::start(fixture);
+        host.guardian.signal(19).unwrap();
+        host.kill();
+        // Nobody continues it but the kernel.
+        assert!(host.nothing_is_left(), "{fixture}");
     }
-    host.guardian.signal(18).unwrap();
-    assert!(host.nothing_is_left());
 }
 
 #[test]

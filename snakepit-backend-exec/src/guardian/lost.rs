@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::Guardian;
-use crate::task::{Held, Task};
+use crate::{
+    cgroups,
+    task::{Held, Task},
+};
 
 /// How long a keeper, which sees the guardian's death by itself, gets to end its tree before the host does so too.
 const KEEPER_BOUND: Duration = Duration::from_secs(2);
@@ -36,8 +39,8 @@ pub(crate) async fn end(guardian: Arc<Guardian>, task: Arc<Task>) {
             }
         }
     }
-    if let Some(cgroup) = &task.cgroup {
-        crate::cgroups::remove(cgroup);
+    if let Some(cgroup) = task.cgroup.clone() {
+        blocking(move || cgroups::remove(&cgroup)).await;
     }
     guardian.remove(task.id);
 }
@@ -51,10 +54,13 @@ async fn end_held(task: &Task, held: &Held) {
         // First what only the link to the keeper leads to.
         let _ = timeout(KILL_BOUND, end_below(&held.keeper)).await;
     }
-    if let Some(cgroup) = &task.cgroup
-        && let Err(error) = cgroup.kill()
-    {
-        tracing::warn!(path = %cgroup.path().display(), %error, "cannot kill a cgroup");
+    if let Some(cgroup) = task.cgroup.clone() {
+        let kill = move || {
+            if let Err(error) = cgroup.kill() {
+                tracing::warn!(path = %cgroup.path().display(), %error, "cannot kill a cgroup");
+            }
+        };
+        blocking(kill).await;
     }
     // Before the keeper, since its death would make orphans of the processes that are found by the link to it.
     let mut tree = Tree::new(Arc::clone(&held.worker), &held.identity, task.target);
@@ -77,6 +83,13 @@ async fn end_held(task: &Task, held: &Held) {
         EndStep::Incomplete
     };
     task.note_report(step, end.swept, remaining);
+}
+
+/// Does what may wait for the kernel, beside the tasks of the runtime.
+async fn blocking(job: impl FnOnce() + Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(job).await {
+        tracing::debug!(%error, "a cgroup is not seen to: the runtime shuts down");
+    }
 }
 
 /// Kills what is below a keeper until nothing is.

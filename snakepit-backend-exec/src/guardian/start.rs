@@ -2,10 +2,10 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    io::{self, Read},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, ChildStderr, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -36,6 +36,23 @@ pub(super) struct Fresh {
     pub(super) child: Option<Child>,
     pub(super) socket: Option<OwnedFd>,
     pub(super) cgroup: Option<RunCgroup>,
+}
+
+/// The longest last words that are passed on.
+const LAST_WORDS: usize = 4096;
+
+impl Fresh {
+    /// What it has written to its standard error. Whoever ends has written before.
+    fn said(&mut self) -> String {
+        let mut bytes = vec![0; LAST_WORDS];
+        let pipe = self.child.as_mut().and_then(|child| child.stderr.as_mut());
+        let read = |pipe: &mut ChildStderr| {
+            rustix::fs::fcntl_setfl(&*pipe, rustix::fs::OFlags::NONBLOCK).ok()?;
+            pipe.read(&mut bytes).ok()
+        };
+        let len = pipe.and_then(read).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..len]).trim_end().to_owned()
+    }
 }
 
 impl Drop for Fresh {
@@ -82,7 +99,8 @@ fn create(level: Level, parent: Option<PathBuf>, run_id: RunId) -> Result<Fresh,
         // No hook: it would make the start a fork of the whole host.
         command.env_clear().envs(variables.iter().cloned());
         command.stdin(theirs.try_clone()?);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // Our end of the pipe closes when we die, whereupon the kernel continues a guardian that is stopped.
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         Ok(())
     })
     .map_err(os("execute the guardian"))?;
@@ -117,7 +135,7 @@ pub(super) async fn greet(
     level: Level,
     settings: &ExecSettings,
 ) -> Result<Arc<Lease>, GuardianError> {
-    let socket = fresh.socket.take().ok_or(GuardianError::Ended)?;
+    let socket = fresh.socket.take().ok_or(GuardianError::Protocol)?;
     let link = Link::new(socket).map_err(os("watch the socket to the guardian"))?;
     let pid = fresh.child.as_ref().map_or(0, Child::id);
     let pidfd = Pidfd::open(pid).map_err(os("open a pidfd of the guardian"))?;
@@ -156,7 +174,7 @@ pub(super) async fn greet(
                 },
             });
         }
-        Received::End => return Err(GuardianError::Ended),
+        Received::End => return Err(GuardianError::Ended { said: fresh.said() }),
         Received::Event(..) | Received::Nonsense => return Err(GuardianError::Protocol),
     }
     let guardian = Arc::new(Guardian {

@@ -3,7 +3,7 @@
 use std::{
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     process::{Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -26,6 +26,7 @@ use super::{
     start::{Fresh, greet},
 };
 use crate::{
+    cgroups::RunCgroup,
     containment::GuardianError,
     engine::Engine,
     launcher::null,
@@ -212,7 +213,7 @@ async fn a_guardian_that_is_silent_or_leaves_or_talks_nonsense_is_none() {
     let silent = greeted(&impatient(), |fake| while fake.hear().is_some() {}).await;
     assert!(matches!(silent, Err(GuardianError::Silent(_))), "{silent:?}");
     let gone = greeted(&settings(), drop).await;
-    assert!(matches!(gone, Err(GuardianError::Ended)), "{gone:?}");
+    assert!(matches!(gone, Err(GuardianError::Ended { .. })), "{gone:?}");
     let acts: [fn(Fake); 4] = [
         |fake| fake.say_bytes(b"hello", &[]),
         |fake| fake.say_bytes(&[7; LEN + 9], &[]),
@@ -230,6 +231,51 @@ async fn a_guardian_that_is_silent_or_leaves_or_talks_nonsense_is_none() {
         .await;
         assert!(matches!(answer, Err(GuardianError::Protocol)), "{answer:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_words_of_a_guardian_that_ends_at_once_are_told() {
+    let (fake, mut fresh) = Fake::new();
+    drop(Fresh {
+        child: fresh.child.take(),
+        socket: None,
+        cgroup: None,
+    });
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo no such library >&2; exec sleep 600"]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let child = fresh.child.insert(child);
+    let mut polls = [PollFd::new(child.stderr.as_ref().unwrap(), PollFlags::IN)];
+    let patience = Timespec::try_from(LONG).unwrap();
+    assert_eq!(poll(&mut polls, Some(&patience)).unwrap(), 1);
+    drop(fake);
+    let error = greet(fresh, Level::Subreaper, &settings()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the guardian ended before it was ready: no such library"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_launch_that_comes_too_late_leaves_no_cgroup() {
+    let (fake, mut fresh) = Fake::new();
+    let run = match RunCgroup::create(None, RunId::random()) {
+        Ok(run) => run,
+        Err(error) => return eprintln!("SKIPPED: no cgroup can be made here: {error}"),
+    };
+    let directory = run.directory().unwrap();
+    fresh.cgroup = Some(run);
+    std::thread::spawn(move || {
+        fake.welcome();
+        while fake.hear_answering_pings().is_some() {}
+    });
+    let lease = greet(fresh, Level::Cgroup, &settings()).await.unwrap();
+    // It was about to leave when it was asked for one more.
+    lease.tasks().closed = true;
+    spawn(settings(), &lease).await.unwrap_err();
+    let entries = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd())).unwrap();
+    let left = entries.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir());
+    assert_eq!(left.count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
