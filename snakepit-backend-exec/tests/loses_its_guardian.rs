@@ -98,7 +98,8 @@ async fn a_guardian_and_its_keepers_that_are_all_stopped_lose_to_the_host() {
     launched.guardian().signal(19).unwrap();
     let report = timeout(LONG, launched.process().end(LONG)).await.unwrap();
     assert!(report.is_complete(), "{report:?}");
-    assert!(launched.survivors().is_empty());
+    // A shared namespace is taken down by the kernel meanwhile, and what is being taken down is not seen by a sweep.
+    eventually("nobody is left", || launched.survivors().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
