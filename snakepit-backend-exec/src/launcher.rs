@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The name users choose this backend by.
-const NAME: &str = "exec";
+pub(crate) const NAME: &str = "exec";
 
 /// Starts workers below a guardian; see the [crate's documentation](crate) for what that promises.
 ///
@@ -103,7 +103,8 @@ impl Launcher for ExecLauncher {
 
     /// # Errors
     /// [`LaunchError::Cwd`] and [`LaunchError::Exec`] for what they name, [`LaunchError::Unavailable`] for a limit that
-    /// cannot be had here, [`LaunchError::Os`] for everything else.
+    /// cannot be had here, [`LaunchError::Backend`] around a [`ContainmentError`] where no process can be contained as asked
+    /// for, [`LaunchError::Os`] for everything else.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
