@@ -189,6 +189,41 @@ fn an_interrupted_command_leaves_no_record() {
     }
 }
 
+#[test]
+fn a_start_that_is_interrupted_leaves_no_record() {
+    let home = Home::new();
+    home.module(
+        "imports_for_long",
+        "import os, time\nopen(os.environ['MARK'], 'w').write('here')\ntime.sleep(600)\n",
+    );
+    for name in ["INT", "TERM", "HUP"] {
+        let mark = home.dir().join(name);
+        let mut child = home
+            .command(&[
+                "call",
+                "math:hypot",
+                "--adapter",
+                "imports_for_long",
+                "--path",
+                home.path(),
+            ])
+            .env("MARK", &mark)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        read_when_there(&mark);
+        assert_eq!(records(&home, "snakepit"), 1);
+        signal(child.id(), name);
+        let status = wait_for(&mut child, Duration::from_secs(60));
+        assert_eq!(
+            (status.code(), records(&home, "snakepit")),
+            (Some(1), 0),
+            "{name}"
+        );
+    }
+}
+
 /// A dead run of an application, as a killed pool leaves it: nothing lives of it.
 fn leave_record(home: &Home, app: &str) {
     let run = snakepit::core::RunId::random();
@@ -258,15 +293,16 @@ fn another_user_is_told_whose_records_they_are() {
         .args(["cleanup", "--state-dir"])
         .arg(&state);
     let ran = finish(&mut command);
-    exits_with(
-        &ran,
-        1,
-        &[
-            state.to_str().unwrap(),
-            "belongs to user 0 (this is user 65534)",
-            "denied",
-        ],
-    );
+    let told = [
+        state.to_str().unwrap(),
+        "belongs to user 0 (this is user 65534)",
+        "denied",
+    ];
+    exits_with(&ran, 1, &told);
+    let json = finish(command.arg("--json"));
+    exits_with(&json, 1, &told);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(records(&home, "snakepit"), 1);
 }
 

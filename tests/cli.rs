@@ -284,6 +284,25 @@ fn settings_that_cannot_be_are_wrong_usage() {
     is_wrong_usage(&[], &["Usage"]);
 }
 
+#[cfg(feature = "backend-exec")]
+#[test]
+fn options_that_contradict_each_other_are_wrong_usage_before_anything_is_done() {
+    for command in [&["call", "math:hypot"][..], &["bench"], &["demo"]] {
+        let options = [
+            "--backend",
+            "port",
+            "--containment",
+            "namespace",
+            "--python",
+            "/no",
+        ];
+        is_wrong_usage(
+            &[command, &options].concat(),
+            &["--containment belongs to the exec backend"],
+        );
+    }
+}
+
 #[test]
 fn ctrl_c_ends_a_call_and_its_worker() {
     let home = Home::new();

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Serialize, Serializer};
 use snakepit_core::{RunId, WorkerId};
 
+use super::CleanupError;
+
 /// What a cleanup has found and done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -133,6 +135,15 @@ pub enum ProcessEnd {
 }
 
 impl Report {
+    /// The report of a cleanup that could not begin.
+    pub fn of_failure(error: &CleanupError, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            problems: vec![snakepit_core::rpc::error_chain(error)],
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing is left to do.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty() && self.runs.iter().all(RunReport::is_done)
