@@ -306,6 +306,42 @@ fn another_user_is_told_whose_records_they_are() {
     assert_eq!(records(&home, "snakepit"), 1);
 }
 
+#[test]
+fn another_user_s_cleanup_does_not_claim_what_it_cannot_see() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody else");
+        return;
+    }
+    let home = Home::new();
+    leave_record(&home, "snakepit");
+    fs::set_permissions(home.dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let owner = ["-R", "65534:65534", home.path()];
+    assert!(Command::new("chown").args(owner).status().unwrap().success());
+    let cleanup = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(env!("CARGO_BIN_EXE_snakepit"))
+            .args(["cleanup", "--state-dir"])
+            .arg(home.dir().join("state/snakepit"))
+            .args(args);
+        finish(&mut command)
+    };
+    // The record tells no host, so that any of root's processes, this test among them, could be of the run.
+    let json = cleanup(&["--dry-run", "--json"]);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(report["runs"][0]["unseen"].as_u64().unwrap() > 0, "{report}");
+    let told = [
+        "could not be looked into",
+        "nothing is left that this user can look into",
+    ];
+    exits_with(&cleanup(&[]), 0, &told);
+    assert_eq!(records(&home, "snakepit"), 0);
+    leave_record(&home, "snakepit");
+    let as_root = home.run(&["cleanup"]);
+    exits_with(&as_root, 0, &["nothing is left ("]);
+}
+
 fn settings(home: &Home) -> Settings {
     Settings::new()
         .with_app("snakepit")

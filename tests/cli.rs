@@ -444,6 +444,13 @@ fn doctor_says_whether_a_pool_can_run() {
     ] {
         assert!(named(name).is_some(), "{name}");
     }
+    #[cfg(feature = "backend-exec")]
+    for level in ["namespace", "cgroup", "subreaper"] {
+        let finding = findings
+            .iter()
+            .find(|finding| finding["section"] == "Exec backend" && finding["name"] == level);
+        assert!(finding.is_some(), "{level}: {findings:?}");
+    }
     // Whatever is weak or missing says what would help.
     for finding in findings {
         let is_wanting = finding["state"] == "weak" || finding["state"] == "missing";
