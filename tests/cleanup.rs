@@ -189,6 +189,41 @@ fn an_interrupted_command_leaves_no_record() {
     }
 }
 
+#[test]
+fn a_start_that_is_interrupted_leaves_no_record() {
+    let home = Home::new();
+    home.module(
+        "imports_for_long",
+        "import os, time\nopen(os.environ['MARK'], 'w').write('here')\ntime.sleep(600)\n",
+    );
+    for name in ["INT", "TERM", "HUP"] {
+        let mark = home.dir().join(name);
+        let mut child = home
+            .command(&[
+                "call",
+                "math:hypot",
+                "--adapter",
+                "imports_for_long",
+                "--path",
+                home.path(),
+            ])
+            .env("MARK", &mark)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        read_when_there(&mark);
+        assert_eq!(records(&home, "snakepit"), 1);
+        signal(child.id(), name);
+        let status = wait_for(&mut child, Duration::from_secs(60));
+        assert_eq!(
+            (status.code(), records(&home, "snakepit")),
+            (Some(1), 0),
+            "{name}"
+        );
+    }
+}
+
 /// A dead run of an application, as a killed pool leaves it: nothing lives of it.
 fn leave_record(home: &Home, app: &str) {
     let run = snakepit::core::RunId::random();
@@ -258,16 +293,53 @@ fn another_user_is_told_whose_records_they_are() {
         .args(["cleanup", "--state-dir"])
         .arg(&state);
     let ran = finish(&mut command);
-    exits_with(
-        &ran,
-        1,
-        &[
-            state.to_str().unwrap(),
-            "belongs to user 0 (this is user 65534)",
-            "denied",
-        ],
-    );
+    let told = [
+        state.to_str().unwrap(),
+        "belongs to user 0 (this is user 65534)",
+        "denied",
+    ];
+    exits_with(&ran, 1, &told);
+    let json = finish(command.arg("--json"));
+    exits_with(&json, 1, &told);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
     assert_eq!(records(&home, "snakepit"), 1);
+}
+
+#[test]
+fn another_user_s_cleanup_does_not_claim_what_it_cannot_see() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody else");
+        return;
+    }
+    let home = Home::new();
+    leave_record(&home, "snakepit");
+    fs::set_permissions(home.dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let owner = ["-R", "65534:65534", home.path()];
+    assert!(Command::new("chown").args(owner).status().unwrap().success());
+    let cleanup = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(env!("CARGO_BIN_EXE_snakepit"))
+            .args(["cleanup", "--state-dir"])
+            .arg(home.dir().join("state/snakepit"))
+            .args(args);
+        finish(&mut command)
+    };
+    // The record tells no host, so that any of root's processes, this test among them, could be of the run.
+    let json = cleanup(&["--dry-run", "--json"]);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(report["runs"][0]["unseen"].as_u64().unwrap() > 0, "{report}");
+    let told = [
+        "could not be looked into",
+        "nothing is left that this user can look into",
+    ];
+    exits_with(&cleanup(&[]), 0, &told);
+    assert_eq!(records(&home, "snakepit"), 0);
+    leave_record(&home, "snakepit");
+    let as_root = home.run(&["cleanup"]);
+    exits_with(&as_root, 0, &["nothing is left ("]);
 }
 
 fn settings(home: &Home) -> Settings {

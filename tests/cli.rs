@@ -284,6 +284,25 @@ fn settings_that_cannot_be_are_wrong_usage() {
     is_wrong_usage(&[], &["Usage"]);
 }
 
+#[cfg(feature = "backend-exec")]
+#[test]
+fn options_that_contradict_each_other_are_wrong_usage_before_anything_is_done() {
+    for command in [&["call", "math:hypot"][..], &["bench"], &["demo"]] {
+        let options = [
+            "--backend",
+            "port",
+            "--containment",
+            "namespace",
+            "--python",
+            "/no",
+        ];
+        is_wrong_usage(
+            &[command, &options].concat(),
+            &["--containment belongs to the exec backend"],
+        );
+    }
+}
+
 #[test]
 fn ctrl_c_ends_a_call_and_its_worker() {
     let home = Home::new();
@@ -424,6 +443,13 @@ fn doctor_says_whether_a_pool_can_run() {
         "one call",
     ] {
         assert!(named(name).is_some(), "{name}");
+    }
+    #[cfg(feature = "backend-exec")]
+    for level in ["namespace", "cgroup", "subreaper"] {
+        let finding = findings
+            .iter()
+            .find(|finding| finding["section"] == "Exec backend" && finding["name"] == level);
+        assert!(finding.is_some(), "{level}: {findings:?}");
     }
     // Whatever is weak or missing says what would help.
     for finding in findings {

@@ -198,3 +198,24 @@ async fn times_of_zero_in_which_nothing_can_happen_are_refused_together() {
         ]
     );
 }
+
+#[cfg(feature = "backend-exec")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containment_level_that_is_not_to_be_had_fails_the_start_at_once() {
+    use snakepit::{
+        backend_exec::{ExecLauncher, ExecSettings},
+        core::process::ContainmentLevel,
+    };
+
+    let settings = ExecSettings::default()
+        .with_containment(ContainmentLevel::Cgroup)
+        .with_cgroup_parent("/proc");
+    let began = Instant::now();
+    let error = start_error(builder().launcher(std::sync::Arc::new(ExecLauncher::new(settings)))).await;
+    assert!(began.elapsed() < Duration::from_secs(20));
+    let told = error_chain(&*error);
+    assert!(
+        told.contains("containment level `cgroup` is not available here: cannot create a cgroup below /proc"),
+        "{told}"
+    );
+}

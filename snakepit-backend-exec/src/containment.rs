@@ -2,9 +2,10 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use snakepit_core::process::ContainmentLevel;
+use rustix::io::Errno;
+use snakepit_core::{launch::LaunchError, process::ContainmentLevel};
 
-use crate::wire::Level;
+use crate::{launcher::NAME, request::os, wire::Level};
 
 /// How the processes of a launcher are contained, and why not more firmly.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct LevelRefused {
     pub level: ContainmentLevel,
     /// What stood in the way.
     pub reason: String,
+    /// Whether trying again without a change cannot help.
+    pub is_definite: bool,
 }
 
 impl fmt::Display for LevelRefused {
@@ -81,6 +84,29 @@ pub enum ContainmentError {
     /// A shared namespace was asked for with a level that has none.
     #[error("a shared namespace needs containment level `namespace`, and `{0}` was asked for")]
     NothingToShare(ContainmentLevel),
+}
+
+impl ContainmentError {
+    /// Whether trying again without a change cannot help.
+    pub fn is_definite(&self) -> bool {
+        match self {
+            Self::Unavailable { source, .. } => source.is_definite(),
+            Self::NoneAvailable { refused } => refused.iter().all(|level| level.is_definite),
+            Self::NoSuchLevel(_) | Self::NothingToShare(_) => true,
+        }
+    }
+
+    /// What a launch makes of it.
+    pub(crate) fn into_launch_error(self) -> LaunchError {
+        if self.is_definite() {
+            LaunchError::Backend {
+                launcher: NAME.to_owned(),
+                source: self.into(),
+            }
+        } else {
+            os("start the guardian")(io::Error::other(self))
+        }
+    }
 }
 
 /// Why a guardian did not come to be.
@@ -128,6 +154,40 @@ pub enum GuardianError {
     Protocol,
 }
 
+impl GuardianError {
+    /// Whether trying again without a change cannot help: the system said no, and not for being short of something.
+    pub fn is_definite(&self) -> bool {
+        match self {
+            Self::Os { source, .. } | Self::Cgroup { source, .. } | Self::Refused { source, .. } => {
+                !is_passing(source)
+            }
+            Self::Protocol => true,
+            Self::Silent(_) | Self::Ended { .. } => false,
+        }
+    }
+}
+
+/// Whether an error tells of a shortage, or of bad timing.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::AGAIN
+                | Errno::BUSY
+                | Errno::DQUOT
+                | Errno::INTR
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::NOSPC
+                | Errno::SRCH
+                | Errno::TIMEDOUT
+                | Errno::TXTBSY
+        )
+    )
+}
+
 /// The level by which users know what the guardian does.
 pub(crate) fn level_of(level: Level) -> ContainmentLevel {
     match level {
@@ -173,6 +233,7 @@ mod tests {
                         step: "fly",
                         source: io::Error::other("no wings"),
                     }),
+                    is_definite: true,
                 })
                 .into(),
         };
@@ -181,5 +242,29 @@ mod tests {
             "subreaper (no namespace: the guardian cannot fly: no wings; \
              no cgroup: the guardian cannot fly: no wings)"
         );
+    }
+
+    #[test]
+    fn only_what_stays_as_it_is_makes_a_launch_definite() {
+        let refused = |errno: Errno| GuardianError::Refused {
+            step: "make a PID namespace",
+            source: errno.into(),
+        };
+        for (source, definite) in [
+            (refused(Errno::PERM), true),
+            (refused(Errno::NOSYS), true),
+            (refused(Errno::NOMEM), false),
+            (refused(Errno::NOSPC), false),
+            (GuardianError::Ended { said: String::new() }, false),
+            (GuardianError::Silent(Duration::ZERO), false),
+        ] {
+            let level = ContainmentLevel::Namespace;
+            let error = ContainmentError::Unavailable { level, source };
+            let told = error.to_string();
+            assert_eq!(error.is_definite(), definite, "{error:?}");
+            let launch = error.into_launch_error();
+            assert_eq!(launch.is_definite(), definite, "{launch:?}");
+            assert!(in_full(&launch).contains(&told), "{launch:?}");
+        }
     }
 }

@@ -176,6 +176,7 @@ impl Engine {
             refused.push(LevelRefused {
                 level,
                 reason: in_full(&error),
+                is_definite: error.is_definite(),
             });
         }
         Err(ContainmentError::NoneAvailable { refused })
@@ -191,10 +192,10 @@ impl Engine {
         let spec = Arc::new(program.to_memory_file()?);
         let mut last_try = false;
         loop {
-            let lease = self.guardian().await.map_err(|error| LaunchError::Os {
-                step: "start the guardian",
-                source: io::Error::other(error),
-            })?;
+            let lease = self
+                .guardian()
+                .await
+                .map_err(ContainmentError::into_launch_error)?;
             match self.try_spawn(lease, &program, &spec, &standard).await {
                 Ok(proc) => return Ok(proc),
                 Err(Spawn::Failed(error)) => return Err(error),

@@ -3,16 +3,13 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use rustix::{
-    fs::{Access, access},
-    pipe::{PipeFlags, pipe_with},
-};
+use rustix::pipe::{PipeFlags, pipe_with};
 use snakepit_core::launch::{
     ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, Launcher, ProcessIo, check_cwd, environment,
     resolve_program,
@@ -28,7 +25,7 @@ use crate::{
 };
 
 /// The name users choose this backend by.
-const NAME: &str = "exec";
+pub(crate) const NAME: &str = "exec";
 
 /// Starts workers below a guardian; see the [crate's documentation](crate) for what that promises.
 ///
@@ -107,32 +104,20 @@ impl Launcher for ExecLauncher {
 
     /// # Errors
     /// [`LaunchError::Cwd`] and [`LaunchError::Exec`] for what they name, [`LaunchError::Unavailable`] for a limit that
-    /// cannot be had here, [`LaunchError::Os`] for everything else.
+    /// cannot be had here, [`LaunchError::Backend`] around a [`ContainmentError`] where no process can be contained as asked
+    /// for, [`LaunchError::Os`] for everything else.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
-        let job = spec.clone();
-        // Looking a program up waits for the disks that `PATH` names.
-        let prepared = tokio::task::spawn_blocking(move || prepare(&job)).await;
-        let (program, standard, io) =
-            prepared.map_err(|error| os("run the thread that looks the program up")(error.into()))??;
+        let path = find(spec).await?;
+        let (program, standard, io) = prepare(spec, path)?;
         let proc = self.engine.spawn(program, standard).await?;
         Ok(Arc::new(ExecProcess::new(proc, io)))
     }
 }
 
-fn prepare(spec: &LaunchSpec) -> Result<(Program, Standard, ProcessIo), LaunchError> {
-    if let Some(path) = &spec.cwd {
-        check_cwd(path).map_err(|source| LaunchError::Cwd {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    let path = find(spec).map_err(|source| LaunchError::Exec {
-        program: spec.program.clone(),
-        source,
-    })?;
+fn prepare(spec: &LaunchSpec, path: PathBuf) -> Result<(Program, Standard, ProcessIo), LaunchError> {
     let mut argv = vec![path.clone().into_os_string()];
     argv.extend(spec.args.iter().cloned());
     let program = Program {
@@ -163,17 +148,29 @@ fn prepare(spec: &LaunchSpec) -> Result<(Program, Standard, ProcessIo), LaunchEr
     Ok((program, standard, io))
 }
 
-/// The program. What can be known to be wrong with it is told now; the rest, as a bad interpreter, when it is executed.
-fn find(spec: &LaunchSpec) -> io::Result<PathBuf> {
-    let path = resolve_program(&spec.program)?;
-    // Another user may execute what we may not, and the other way round.
-    let checked = if spec.limits.uid.is_some() {
-        Access::EXISTS
-    } else {
-        Access::EXEC_OK
-    };
-    access(&path, checked)?;
-    Ok(path)
+/// The path of the program, and a look at the working directory. What is wrong with a path is told when it is executed:
+/// only a name in `PATH` and a directory are worth the wait for disks, in a thread that may wait.
+async fn find(spec: &LaunchSpec) -> Result<PathBuf, LaunchError> {
+    let is_path = spec.program.as_os_str().as_encoded_bytes().contains(&b'/');
+    if is_path && spec.cwd.is_none() {
+        return look_up(&spec.program, None);
+    }
+    let (program, cwd) = (spec.program.clone(), spec.cwd.clone());
+    let looked = tokio::task::spawn_blocking(move || look_up(&program, cwd.as_deref())).await;
+    looked.map_err(|error| os("run the thread that looks the program up")(error.into()))?
+}
+
+fn look_up(program: &Path, cwd: Option<&Path>) -> Result<PathBuf, LaunchError> {
+    if let Some(path) = cwd {
+        check_cwd(path).map_err(|source| LaunchError::Cwd {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    resolve_program(program).map_err(|source| LaunchError::Exec {
+        program: program.to_owned(),
+        source,
+    })
 }
 
 pub(crate) fn null() -> io::Result<OwnedFd> {

@@ -4,7 +4,7 @@ use std::io;
 
 use snakepit_core::launch::LaunchError;
 
-use crate::{request::Program, wire::Step};
+use crate::{containment::is_passing, request::Program, wire::Step};
 
 /// What failed in the guardian, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Failure {
         io::Error::from_raw_os_error(self.errno)
     }
 
-    /// What whoever launched `program` is told. In a user namespace some settings cannot be had at all.
+    /// What whoever launched `program` is told. A setting that is refused will be refused again.
     pub(crate) fn launch_error(self, program: &Program, user_namespace: bool) -> LaunchError {
         let source = self.source();
         match self.step {
@@ -38,22 +38,47 @@ impl Failure {
                 path: program.cwd.clone().unwrap_or_default(),
                 source,
             },
-            Step::Uid | Step::Gid | Step::Groups if user_namespace => LaunchError::Unavailable {
-                setting: match self.step {
-                    Step::Uid => "uid",
-                    Step::Gid => "gid",
-                    _ => "groups",
+            step => match setting(step) {
+                Some(setting) if !is_passing(&source) => LaunchError::Unavailable {
+                    setting,
+                    reason: self.reason(user_namespace),
+                    source: Some(source),
                 },
-                reason: "the host is not privileged, and in its user namespace there is only its own user and group; \
-                         leave it unset or run the host as root"
-                    .to_owned(),
-                source: Some(source),
-            },
-            step => LaunchError::Os {
-                step: words(step),
-                source,
+                _ => LaunchError::Os {
+                    step: words(step),
+                    source,
+                },
             },
         }
+    }
+
+    /// Why a setting cannot be had, and what would help.
+    fn reason(self, user_namespace: bool) -> String {
+        let is_user = matches!(self.step, Step::Uid | Step::Gid | Step::Groups);
+        match (is_user, self.errno) {
+            (true, _) if user_namespace => {
+                "the host is not privileged, and in its user namespace there is only its own user and group; \
+                 leave it unset or run the host as root"
+            }
+            (_, libc::EPERM | libc::EACCES) => {
+                "the host is not privileged to; leave it unset or run the host as root"
+            }
+            _ => "the system does not take this value",
+        }
+        .to_owned()
+    }
+}
+
+/// The setting that a step puts into force, as named in [`snakepit_core::launch::LaunchLimits`].
+const fn setting(step: Step) -> Option<&'static str> {
+    match step {
+        Step::Uid => Some("uid"),
+        Step::Gid => Some("gid"),
+        Step::Groups => Some("groups"),
+        Step::Nice => Some("nice"),
+        Step::OomScore => Some("oom_score_adj"),
+        Step::Rlimits => Some("rlimits"),
+        _ => None,
     }
 }
 

@@ -60,11 +60,12 @@ async fn auto_takes_the_strongest_and_says_what_was_not_to_be_had() {
         .launch(&spec("waits.py"))
         .await
         .unwrap_err();
-    let LaunchError::Os { step, source } = error else {
+    assert!(error.is_definite());
+    let LaunchError::Backend { launcher, source } = error else {
         panic!("{error:?}");
     };
-    assert_eq!(step, "start the guardian");
-    let cause = source.get_ref().unwrap().downcast_ref::<ContainmentError>();
+    assert_eq!(launcher, "exec");
+    let cause = source.downcast_ref::<ContainmentError>();
     assert!(
         matches!(cause, Some(ContainmentError::Unavailable { .. })),
         "{cause:?}"

@@ -107,7 +107,7 @@ async fn a_launch_that_is_given_up_at_any_point_leaves_nothing() {
             let found = sweep(SweepQuery::new(target)).await.unwrap();
             assert!(found.members.is_empty(), "{times}: {found:?}");
             if done {
-                assert!(times >= 2, "{times}");
+                assert!(times >= 1, "{times}");
                 break;
             }
         }

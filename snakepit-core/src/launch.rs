@@ -213,6 +213,15 @@ pub enum LaunchError {
         #[source]
         source: Option<io::Error>,
     },
+    /// The backend cannot start anything here, as it is set up, and asking again changes nothing about it.
+    #[error("the {launcher} backend cannot start processes here")]
+    Backend {
+        /// The backend.
+        launcher: String,
+        /// What stands in the way.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system refused a step.
     #[error("cannot {step}")]
     Os {
@@ -222,4 +231,19 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+}
+
+impl LaunchError {
+    /// Whether trying again without a change cannot help. What the operating system refused counts as passing: it may have
+    /// been short of something.
+    pub const fn is_definite(&self) -> bool {
+        match self {
+            Self::Exec { .. }
+            | Self::Cwd { .. }
+            | Self::Unsupported { .. }
+            | Self::Unavailable { .. }
+            | Self::Backend { .. } => true,
+            Self::Os { .. } => false,
+        }
+    }
 }

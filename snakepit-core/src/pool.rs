@@ -202,10 +202,13 @@ impl Pool {
 impl Drop for Shared {
     fn drop(&mut self) {
         if !self.dispatch.is_stopped() {
-            tracing::warn!(
-                pool = self.events.pool(),
-                "the pool was dropped without a shutdown, ending its workers"
-            );
+            // Giving up a start by dropping it is in order.
+            if !self.dispatch.is_starting() {
+                tracing::warn!(
+                    pool = self.events.pool(),
+                    "the pool was dropped without a shutdown, ending its workers"
+                );
+            }
             self.dispatch.stop();
             let supervisor = Arc::clone(&self.supervisor);
             self.runtime.spawn(async move { supervisor.shutdown().await });

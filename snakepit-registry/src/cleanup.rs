@@ -16,6 +16,9 @@
 //! environment tells the application and its state directory ([`Settings::tag`]) and the host.
 //!
 //! It never ends itself nor an ancestor of its own.
+//!
+//! Only root, or who has the capability to trace them, may look into the processes of other users, and so into a program
+//! that a worker started and that runs as another user. [`RunReport::unseen`] counts those that could belong to a run.
 
 mod end;
 mod read;
@@ -34,7 +37,10 @@ use std::{
 pub use report::{FoundBy, FoundProcess, ProcessEnd, RecordEnd, Report, RunReport, RunState, processes};
 use snakepit_core::{
     RunId,
-    process::sweep::{Tagged, tagged},
+    process::{
+        ProcessIdentity,
+        sweep::{Tagged, tagged},
+    },
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
@@ -319,10 +325,7 @@ struct Job {
 
 impl Job {
     /// Cleans up after runs on record, all at a time.
-    async fn recorded(
-        self: &Arc<Self>,
-        dead: Vec<(Found, Option<snakepit_core::process::ProcessIdentity>)>,
-    ) -> Vec<RunReport> {
+    async fn recorded(self: &Arc<Self>, dead: Vec<(Found, Option<ProcessIdentity>)>) -> Vec<RunReport> {
         let mut jobs = JoinSet::new();
         for (run, host) in dead {
             let job = Arc::clone(self);
@@ -331,8 +334,7 @@ impl Job {
                 let mut report = RunReport::new(run.run_id, &run.app, RunState::Dead);
                 report.directory = Some(run.path.clone());
                 report.host_pid = host.as_ref().map(|host| host.pid);
-                let other_boot = host.as_ref().map(host::is_of_another_boot);
-                if !job.clean(&run, other_boot, &mut report).await {
+                if !job.clean(&run, host.as_ref(), &mut report).await {
                     return None;
                 }
                 report.took = began.elapsed();
@@ -343,7 +345,7 @@ impl Job {
     }
 
     /// Cleans up after one run. `false` when somebody else has done so meanwhile.
-    async fn clean(&self, run: &Found, other_boot: Option<bool>, report: &mut RunReport) -> bool {
+    async fn clean(&self, run: &Found, host: Option<&ProcessIdentity>, report: &mut RunReport) -> bool {
         let dry_run = self.options.dry_run;
         let _claim = if dry_run {
             None
@@ -384,7 +386,7 @@ impl Job {
             }
         };
         let identities = rows.iter().filter_map(|row| row.identity.as_ref());
-        let other_boot = other_boot.unwrap_or_else(|| {
+        let other_boot = host.map(host::is_of_another_boot).unwrap_or_else(|| {
             let mut boots = identities.map(host::is_of_another_boot).peekable();
             boots.peek().is_some() && boots.all(|other| other)
         });
@@ -395,6 +397,7 @@ impl Job {
         } else {
             let ending = Ending {
                 run_id: run.run_id,
+                since: host.map(|host| host.start_ticks),
                 rows: &rows,
                 tagged: &self.tagged,
                 ours: &self.ours,
@@ -411,13 +414,20 @@ impl Job {
 
     async fn end(&self, ending: &Ending<'_>, report: &mut RunReport) {
         let ended = if self.options.dry_run {
-            ending.look()
+            ending.look().await
         } else {
             ending.run().await
         };
         report.found = ended.found;
         report.notes.extend(ended.notes);
         report.problem = ended.problem;
+        report.unseen = ended.unseen;
+        if ended.unseen > 0 {
+            report.notes.push(format!(
+                "{} of other users, younger than its host, could not be looked into; as root they can be",
+                processes(ended.unseen)
+            ));
+        }
         if self.options.dry_run {
             // Nothing was tried.
             for process in &mut report.found {
@@ -464,7 +474,7 @@ impl Job {
 
     /// Ends processes of runs without a record, whose hosts are gone for certain.
     async fn unrecorded(&self, known: &BTreeSet<RunId>) -> Vec<RunReport> {
-        let mut orphaned: BTreeMap<RunId, (String, u32)> = BTreeMap::new();
+        let mut orphaned: BTreeMap<RunId, (String, ProcessIdentity)> = BTreeMap::new();
         for process in &self.tagged {
             let tags = &process.tags;
             let app = tags.app.as_deref().and_then(parse_tag);
@@ -488,16 +498,17 @@ impl Job {
                 continue;
             };
             if host::life(&host) == Life::Gone {
-                orphaned.insert(run_id, (app.to_owned(), host.pid));
+                orphaned.insert(run_id, (app.to_owned(), host));
             }
         }
         let mut reports = Vec::new();
-        for (run_id, (app, host_pid)) in orphaned {
+        for (run_id, (app, host)) in orphaned {
             let began = Instant::now();
             let mut report = RunReport::new(run_id, &app, RunState::Unrecorded);
-            report.host_pid = Some(host_pid);
+            report.host_pid = Some(host.pid);
             let ending = Ending {
                 run_id,
+                since: Some(host.start_ticks),
                 rows: &[],
                 tagged: &self.tagged,
                 ours: &self.ours,

@@ -4,7 +4,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -222,11 +222,7 @@ impl Registry {
         let mut shared = lock(&SHARED);
         let pid = std::process::id();
         shared.retain(|registry| registry.strong_count() > 0);
-        let same = |registry: &Arc<Self>| {
-            registry.pid == pid
-                && registry.settings.app() == settings.app()
-                && registry.settings.state_dir() == settings.state_dir()
-        };
+        let same = |registry: &Arc<Self>| registry.is(pid, settings);
         if let Some(open) = shared.iter().filter_map(Weak::upgrade).find(same) {
             if settings.policy() == Policy::Required {
                 if let Some(reason) = open.degraded() {
@@ -271,6 +267,27 @@ impl Registry {
                 Ok(Arc::new(registry))
             }
         }
+    }
+
+    /// Whether this process has the registry for the application and the state directory open, or is opening one. A program
+    /// that gave up its pools without waiting for them can tell from it when they have ended. Does not block.
+    pub fn is_open(settings: &Settings) -> bool {
+        let shared = match SHARED.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(shared)) => shared.into_inner(),
+            Err(TryLockError::WouldBlock) => return true,
+        };
+        let pid = std::process::id();
+        let open: Vec<_> = shared.iter().filter_map(Weak::upgrade).collect();
+        // Before what may be the last handles: closing takes its time.
+        drop(shared);
+        open.iter().any(|registry| registry.is(pid, settings))
+    }
+
+    fn is(&self, pid: u32, settings: &Settings) -> bool {
+        self.pid == pid
+            && self.settings.app() == settings.app()
+            && self.settings.state_dir() == settings.state_dir()
     }
 
     /// The settings it was opened with.

@@ -28,11 +28,10 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Measures and reports.
 pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
+    let builder = args.pool.builder("bench")?;
     let python = args.python.environment()?;
     let version = python.interpreter().version();
-    let builder = args
-        .pool
-        .builder("bench")?
+    let builder = builder
         .workers(args.workers)
         .python(python)
         // A scan of the process table in the middle of a measurement is not what is measured.

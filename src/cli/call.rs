@@ -16,10 +16,9 @@ use super::{
 pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     check_function(args)?;
+    let builder = args.pool.builder("call")?;
     let python = args.python.environment()?;
-    let builder = args
-        .pool
-        .builder("call")?
+    let builder = builder
         .workers(args.workers)
         .python(python)
         // Nobody looks at figures of a pool that lives for one call.
@@ -87,7 +86,7 @@ fn failure(error: CallError) -> Failure {
     };
     let traceback = remote.traceback();
     if !traceback.is_empty() {
-        eprintln!("{}", traceback.trim_end());
+        output::tell(traceback.trim_end());
     }
     if remote.kind == RemoteErrorKind::Raised && !traceback.is_empty() {
         Failure::Told

@@ -32,7 +32,12 @@ pub(crate) fn run(args: &CleanupArgs, verbose: u8) -> Result<ExitCode, Failure> 
     }
     let (report, others) = session::small_runtime()?.block_on(async {
         let report = cleanup::run(&options).await;
-        let report = report.map_err(|error| Failure::Failed(chain(&error)))?;
+        let report = match report {
+            Ok(report) => report,
+            // Whoever reads JSON gets it, also of a cleanup that could not begin.
+            Err(error) if args.json => Report::of_failure(&error, args.dry_run),
+            Err(error) => return Err(Failure::Failed(chain(&error))),
+        };
         let others = if args.all {
             Vec::new()
         } else {
@@ -46,10 +51,10 @@ pub(crate) fn run(args: &CleanupArgs, verbose: u8) -> Result<ExitCode, Failure> 
         table::print(&report, &state_dir, (!args.all).then_some(app))?;
     }
     if !others.is_empty() {
-        eprintln!(
+        output::tell(format_args!(
             "other applications have dead runs too: {}; --app NAME or --all cleans up after them",
             others.join(", ")
-        );
+        ));
     }
     Ok(if is_clean(&report) {
         ExitCode::SUCCESS

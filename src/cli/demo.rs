@@ -24,6 +24,7 @@ use screen::Screen;
 pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     // A worker is killed on purpose: what would be a warning elsewhere is told by the tour itself.
     logging::start(Show::Errors, verbose);
+    let builder = args.backend.apply(session::builder("demo"))?;
     let screen = Screen::new(Style::of_stdout());
     screen.title(args.workers)?;
     let python = args.python.environment()?;
@@ -33,12 +34,11 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
         args.backend.name()
     );
     let material = Material::lay()?;
-    let builder = session::builder("demo")
+    let builder = builder
         .workers(args.workers)
         .adapter("nile")
         .path(material.dir())
         .python(python);
-    let builder = args.backend.apply(builder)?;
 
     let runtime = session::full_runtime()?;
     let began = Instant::now();

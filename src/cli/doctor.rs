@@ -1,6 +1,8 @@
 //! `snakepit doctor`: what this machine offers and what is missing.
 
 mod cgroup;
+#[cfg(feature = "backend-exec")]
+mod containment;
 mod finding;
 mod kernel;
 mod limits;
@@ -26,6 +28,8 @@ pub(crate) fn run(args: &DoctorArgs, verbose: u8) -> Result<ExitCode, Failure> {
     kernel::look(environment.as_ref(), &mut findings);
     cgroup::look(&mut findings);
     namespaces::look(&mut findings);
+    #[cfg(feature = "backend-exec")]
+    containment::look(&mut findings)?;
     limits::look(&mut findings);
     if let Some(environment) = environment {
         findings.push(trial::run(environment)?);

@@ -4,6 +4,8 @@ use std::{error::Error, io, process::ExitCode};
 
 use snakepit::{CallError, PoolError, python_env::PythonEnvError};
 
+use super::output;
+
 /// Why a command could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -46,7 +48,7 @@ impl Failure {
             // Whoever read our output has seen enough, as `head` has. There is nobody to tell.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Told => {}
-            _ => eprintln!("error: {}", chain(&self)),
+            _ => output::tell(format_args!("error: {}", chain(&self))),
         }
         if let Self::Start(error) = &self {
             tell_traceback(error);
@@ -70,7 +72,7 @@ fn tell_traceback(error: &(dyn Error + 'static)) {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(snakepit::StartErrorKind::Adapter(remote)) = error.downcast_ref() {
-            eprintln!("{}", remote.traceback().trim_end());
+            output::tell(remote.traceback().trim_end());
         }
         cause = error.source();
     }

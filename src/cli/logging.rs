@@ -48,6 +48,8 @@ pub(crate) fn start(show: Show, verbose: u8) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would tell a standard error that is gone, and panic.
+        .log_internal_errors(false)
         .event_format(lines);
     // Only a second call fails, and that would leave the first in place.
     let _ = subscriber.try_init();

@@ -16,6 +16,11 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
         .map_err(Failure::Output)
 }
 
+/// Writes one line on standard error. A terminal that is gone takes none, and there is nobody to tell then.
+pub(crate) fn tell(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Writes a value as JSON, on lines for people to read.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;

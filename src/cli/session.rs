@@ -1,12 +1,17 @@
 //! A pool for the time of one command: its start, Ctrl-C, its end.
 
+use std::fs;
+
 use snakepit::{Pool, PoolBuilder};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use super::failure::Failure;
+use super::{failure::Failure, output};
+
+#[cfg(feature = "registry")]
+mod ending;
 
 /// A runtime for a command that makes one call at a time: no threads have to be started.
 pub(crate) fn small_runtime() -> Result<Runtime, Failure> {
@@ -29,14 +34,17 @@ fn build(mut builder: tokio::runtime::Builder) -> Result<Runtime, Failure> {
 pub(crate) fn builder(name: &str) -> PoolBuilder {
     let builder = Pool::builder().name(name);
     #[cfg(feature = "registry")]
-    let builder = builder.registry(snakepit::registry::Settings::new().with_app(super::cleanup::OWN_APP));
+    let builder = builder.registry(ending::settings());
     builder
 }
+
+const ENDING: &str = "interrupted: ending gracefully; press Ctrl-C again to end now";
+const ENDING_NOW: &str = "interrupted again: ending now";
 
 /// Runs `work` with a pool and ends the pool, whatever comes.
 ///
 /// The first Ctrl-C drops `work`, which cancels its calls, and ends the pool gracefully; the second ends it now. A
-/// SIGTERM counts as a Ctrl-C.
+/// SIGTERM counts as a Ctrl-C, and so does the end of the terminal.
 pub(crate) async fn with_pool<T>(
     builder: PoolBuilder,
     work: impl AsyncFnOnce(&Pool) -> Result<T, Failure>,
@@ -44,12 +52,23 @@ pub(crate) async fn with_pool<T>(
     let mut interrupts = Interrupts::listen()?;
     let pool = tokio::select! {
         started = builder.start() => started?,
-        () = interrupts.next() => return Err(Failure::Interrupted),
+        // The start is dropped by now, and what it has started is being ended.
+        () = interrupts.next() => {
+            #[cfg(feature = "registry")]
+            {
+                output::tell(ENDING);
+                tokio::select! {
+                    () = ending::of_a_dropped_start() => {}
+                    () = interrupts.next() => output::tell(ENDING_NOW),
+                }
+            }
+            return Err(Failure::Interrupted);
+        }
     };
     let done = tokio::select! {
         done = work(&pool) => done,
         () = interrupts.next() => {
-            eprintln!("interrupted: ending gracefully; press Ctrl-C again to end now");
+            output::tell(ENDING);
             Err(Failure::Interrupted)
         }
     };
@@ -61,7 +80,7 @@ async fn end(interrupts: &mut Interrupts, pool: &Pool) {
     tokio::select! {
         () = pool.shutdown() => {}
         () = interrupts.next() => {
-            eprintln!("interrupted again: ending now");
+            output::tell(ENDING_NOW);
             pool.kill().await;
         }
     }
@@ -71,6 +90,7 @@ async fn end(interrupts: &mut Interrupts, pool: &Pool) {
 struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Interrupts {
@@ -81,6 +101,10 @@ impl Interrupts {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            // Whoever started us with nohup wants us to go on.
+            hangup: (!ignores_hangup())
+                .then(|| listen(SignalKind::hangup()))
+                .transpose()?,
         })
     }
 
@@ -88,6 +112,25 @@ impl Interrupts {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = received(self.hangup.as_mut()) => {}
         }
     }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP was ignored when this program began, as nohup(1) has it.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // proc_pid_status(5): bit 0 is signal 1.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }

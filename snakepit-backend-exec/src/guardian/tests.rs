@@ -389,7 +389,10 @@ async fn a_launch_that_is_refused_says_by_what() {
     .await
     .unwrap();
     let error = spawn(settings(), &lease).await.unwrap_err();
-    assert_eq!(error.to_string(), "cannot set the niceness");
+    assert_eq!(
+        error.to_string(),
+        "cannot set nice: the host is not privileged to; leave it unset or run the host as root"
+    );
     let forgotten = async {
         while !lease.all_tasks().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;

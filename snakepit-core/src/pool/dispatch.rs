@@ -251,6 +251,10 @@ impl Dispatch {
         self.changed.notify_waiters();
     }
 
+    pub(super) fn is_starting(&self) -> bool {
+        self.lock().phase == Phase::Starting
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.lock().phase == Phase::Stopped
     }

@@ -55,18 +55,10 @@ pub struct StartError {
 
 impl StartError {
     /// Whether trying again without a change cannot help: the program cannot be executed, an adapter fails, the
-    /// protocol does not fit, or a setting is not supported.
+    /// protocol does not fit, a setting is not supported, or the backend cannot work here.
     pub const fn is_definite(&self) -> bool {
         match &self.kind {
-            StartErrorKind::Launch(error) => {
-                matches!(
-                    error,
-                    LaunchError::Exec { .. }
-                        | LaunchError::Cwd { .. }
-                        | LaunchError::Unsupported { .. }
-                        | LaunchError::Unavailable { .. }
-                )
-            }
+            StartErrorKind::Launch(error) => error.is_definite(),
             StartErrorKind::ProtocolVersion { .. } | StartErrorKind::Adapter(_) => true,
             StartErrorKind::Ledger(_)
             | StartErrorKind::Exited

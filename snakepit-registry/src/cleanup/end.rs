@@ -16,7 +16,7 @@ use snakepit_core::{
         ContainmentLevel, IdentifyError, Pidfd, ProcessIdentity, Stat, Tree,
         cgroup::Cgroup,
         ourselves_and_ancestors,
-        sweep::{SweepQuery, SweepTarget, Tagged, sweep},
+        sweep::{Found, SweepQuery, SweepTarget, Tagged, sweep},
     },
 };
 use tokio::{
@@ -33,6 +33,12 @@ const CLEAN_LOOKS: u32 = 2;
 const KILL_AGAIN: Duration = Duration::from_millis(200);
 /// The pause after a look that failed, as for want of descriptors.
 const FAILED_LOOK: Duration = Duration::from_millis(20);
+
+const NO_TIME: &str = "the time for it ran out";
+
+fn cannot_look(error: &io::Error) -> String {
+    format!("cannot look at all processes: {error}")
+}
 
 /// What must never be ended: this process and its ancestors.
 #[derive(Clone, Debug)]
@@ -56,6 +62,8 @@ impl Ourselves {
 #[derive(Debug)]
 pub(super) struct Ending<'a> {
     pub(super) run_id: RunId,
+    /// When its host started; nothing of the run is older. In the kernel's clock ticks since the boot.
+    pub(super) since: Option<u64>,
     pub(super) rows: &'a [Row],
     /// Processes that carried a run in their environment when all were looked at.
     pub(super) tagged: &'a [Tagged],
@@ -77,15 +85,23 @@ struct Known {
 pub(super) struct Ended {
     pub(super) found: Vec<FoundProcess>,
     pub(super) notes: Vec<String>,
+    /// Processes that may not be looked into, and are young enough to belong to the run.
+    pub(super) unseen: usize,
     /// Why it is not known that nothing is left.
     pub(super) problem: Option<String>,
 }
 
 impl Ending<'_> {
     /// What there is to end, without ending it.
-    pub(super) fn look(&self) -> Ended {
+    pub(super) async fn look(&self) -> Ended {
         let mut ended = Ended::default();
         let known = self.known(&mut ended.notes);
+        let query = SweepQuery::new(SweepTarget::Run(self.run_id));
+        match timeout_at(self.deadline, sweep(query)).await {
+            Ok(Ok(found)) => ended.unseen = self.unseen(&found),
+            Ok(Err(error)) => ended.problem = Some(cannot_look(&error)),
+            Err(_) => ended.problem = Some(NO_TIME.to_owned()),
+        }
         ended.found = known.iter().map(|known| self.judge(known)).collect();
         ended
     }
@@ -99,7 +115,10 @@ impl Ending<'_> {
         }
         self.end_trees().await;
         self.kill_containers();
-        ended.problem = self.sweep(&mut known).await.err();
+        match self.sweep(&mut known).await {
+            Ok(unseen) => ended.unseen = unseen,
+            Err(problem) => ended.problem = Some(problem),
+        }
         self.remove_cgroups();
         ended.found = known.iter().map(|known| self.judge(known)).collect();
         ended
@@ -254,14 +273,22 @@ impl Ending<'_> {
         }
     }
 
-    /// Stops and kills what carries the run, until nothing of it is found twice in a row.
-    async fn sweep(&self, known: &mut Vec<Known>) -> Result<(), String> {
+    /// How many processes may not be looked into that could belong to the run. The kernel's own threads cannot.
+    fn unseen(&self, found: &Found) -> usize {
+        let is_kernel_thread = |stat: &Stat| stat.ppid <= 2 && (stat.pgrp, stat.session) == (0, 0);
+        let could_be = |stat: &&Stat| stat.start_ticks >= self.since.unwrap_or(0) && !is_kernel_thread(stat);
+        found.unreadable.iter().filter(could_be).count()
+    }
+
+    /// Stops and kills what carries the run, until nothing of it is found twice in a row. Tells how many processes may not
+    /// be looked into.
+    async fn sweep(&self, known: &mut Vec<Known>) -> Result<usize, String> {
         let query = SweepQuery {
             // What is stopped forks no more while the others are looked for.
             signal: Some(Signal::STOP.as_raw()),
             ..SweepQuery::new(SweepTarget::Run(self.run_id))
         };
-        let mut clean = 0;
+        let (mut clean, mut unseen) = (0, 0);
         while clean < CLEAN_LOOKS {
             let found = match timeout_at(self.deadline, sweep(query.clone())).await {
                 Ok(Ok(found)) => found,
@@ -270,9 +297,10 @@ impl Ending<'_> {
                     sleep(FAILED_LOOK).await;
                     continue;
                 }
-                Ok(Err(error)) => return Err(format!("cannot look at all processes: {error}")),
-                Err(_) => return Err("the time for it ran out".to_owned()),
+                Ok(Err(error)) => return Err(cannot_look(&error)),
+                Err(_) => return Err(NO_TIME.to_owned()),
             };
+            unseen = self.unseen(&found);
             if found.members.is_empty() && found.fleeting == 0 {
                 clean += 1;
                 continue;
@@ -294,7 +322,7 @@ impl Ending<'_> {
                 return Err("its processes may not be signalled by this user".to_owned());
             }
         }
-        Ok(())
+        Ok(unseen)
     }
 
     /// What became of a process.

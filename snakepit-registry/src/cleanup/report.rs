@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Serialize, Serializer};
 use snakepit_core::{RunId, WorkerId};
 
+use super::CleanupError;
+
 /// What a cleanup has found and done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -44,6 +46,10 @@ pub struct RunReport {
     pub lost_rows: usize,
     /// The processes of a dead run that were found alive.
     pub found: Vec<FoundProcess>,
+    /// Processes of other users that are younger than its host and could not be looked into. Whether one of them belongs to the
+    /// run is not known; most likely none does.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unseen: usize,
     /// What else there is to say, as in how a store was unreadable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -133,7 +139,16 @@ pub enum ProcessEnd {
 }
 
 impl Report {
-    /// Whether nothing is left to do.
+    /// The report of a cleanup that could not begin.
+    pub fn of_failure(error: &CleanupError, dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            problems: vec![snakepit_core::rpc::error_chain(error)],
+            ..Self::default()
+        }
+    }
+
+    /// Whether nothing is left to do, as far as this user can [see](RunReport::unseen).
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty() && self.runs.iter().all(RunReport::is_done)
     }
@@ -195,6 +210,7 @@ impl RunReport {
             rows: 0,
             lost_rows: 0,
             found: Vec::new(),
+            unseen: 0,
             notes: Vec::new(),
             problem: None,
             record: None,

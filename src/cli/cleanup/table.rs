@@ -139,7 +139,11 @@ fn verdict(report: &Report, style: Style) -> String {
         };
     }
     let ended = processes(report.ended());
-    if report.is_clean() {
+    if report.is_clean() && report.dead().any(|run| run.unseen > 0) {
+        style.yellow(format_args!(
+            "{runs}: {ended} ended, nothing is left that this user can look into ({took}). As root it is certain."
+        ))
+    } else if report.is_clean() {
         style.green(format_args!("{runs}: {ended} ended, nothing is left ({took})."))
     } else {
         style.red(format_args!(

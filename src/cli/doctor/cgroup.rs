@@ -9,6 +9,9 @@ use super::Finding;
 
 const SECTION: &str = "Containment";
 const NAME: &str = "cgroup v2";
+/// What lets us make groups.
+pub(super) const DELEGATE: &str = "start under systemd with Delegate=yes (systemd-run --user --scope -p Delegate=yes snakepit ...), \
+                                   or mount it writable into the container";
 
 /// Looks for our own group in the unified hierarchy and tries to make one below it.
 pub(super) fn look(findings: &mut Vec<Finding>) {
@@ -24,7 +27,11 @@ pub(super) fn look(findings: &mut Vec<Finding>) {
         return;
     };
     findings.push(match try_out(&dir) {
-        Ok(true) => Finding::good(SECTION, NAME, format!("{}: groups can be made and killed", dir.display())),
+        Ok(true) => Finding::good(
+            SECTION,
+            NAME,
+            format!("{}: groups can be made and killed", dir.display()),
+        ),
         Ok(false) => Finding::weak(
             SECTION,
             NAME,
@@ -35,8 +42,7 @@ pub(super) fn look(findings: &mut Vec<Finding>) {
             SECTION,
             NAME,
             format!("{}: no group can be made: {error}", dir.display()),
-            "start under systemd with Delegate=yes (systemd-run --user --scope -p Delegate=yes snakepit ...), or mount \
-             it writable into the container",
+            DELEGATE,
         ),
     });
 }

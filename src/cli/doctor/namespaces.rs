@@ -47,7 +47,7 @@ fn finding(name: &'static str, options: &[&str], use_of_it: &str) -> Finding {
 }
 
 /// Who forbids it: each has a switch of its own.
-fn remedy() -> String {
+pub(super) fn remedy() -> String {
     let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
     let switches = [
         (
