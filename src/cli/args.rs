@@ -130,7 +130,8 @@ pub(crate) struct DoctorArgs {
 ///
 /// A program that is killed may leave workers behind, or what they have started. Its next start ends them; this does so
 /// without one. Programs that live are left alone, and a process is ended only if it is certain to belong to a dead one.
-/// Exit code 0: nothing is left; 1: something is left, or with --dry-run something was found; 2: wrong usage.
+/// Exit code 0: nothing is left, as far as this user may look; 1: something is left, or with --dry-run something was found;
+/// 2: wrong usage.
 #[cfg(feature = "registry")]
 #[derive(Debug, Args)]
 pub(crate) struct CleanupArgs {
@@ -140,7 +141,8 @@ pub(crate) struct CleanupArgs {
     /// Clean up after every application.
     #[arg(long)]
     pub(crate) all: bool,
-    /// Directory with the records [default: $XDG_STATE_HOME/snakepit, else ~/.local/state/snakepit].
+    /// Directory with the records [default: $XDG_STATE_HOME/snakepit, else ~/.local/state/snakepit, without a home
+    /// one for this user among the runtime or temporary files].
     #[arg(long, value_name = "DIR", value_parser = directory)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Only show what would be ended.

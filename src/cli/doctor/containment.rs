@@ -20,12 +20,12 @@ const LEVELS: [(ContainmentLevel, &str, &str); 3] = [
     (
         ContainmentLevel::Cgroup,
         "cgroup",
-        "everything is ended with the host, by the guardian",
+        "the guardian ends everything with the host; if it dies too, the next start does, in one step",
     ),
     (
         ContainmentLevel::Subreaper,
         "subreaper",
-        "everything is ended with the host, by the guardian",
+        "the guardian ends everything with the host; if it dies too, workers end and the next start ends the rest",
     ),
 ];
 

@@ -29,7 +29,7 @@ use crate::{
     event::EventKind,
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
-    ledger::{Row, RowState},
+    ledger::{LedgerError, Row, RowState},
     process::Containment,
     rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
@@ -336,8 +336,12 @@ pub(super) async fn clear_away(spec: &GrpcWorkerSpec, id: WorkerId) {
             _ => {}
         }
     }
-    if let Err(error) = spec.ledger.release(id).await {
-        tracing::warn!(worker = %id, %error, "the ledger keeps the row of a worker that is gone");
+    match spec.ledger.release(id).await {
+        // A reservation that was given up midway, and that the ledger has taken back by itself.
+        Ok(()) | Err(LedgerError::IllegalTransition { found: None, .. }) => {}
+        Err(error) => {
+            tracing::warn!(worker = %id, %error, "the ledger keeps the row of a worker that is gone");
+        }
     }
 }
 
