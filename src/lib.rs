@@ -72,6 +72,7 @@ mod guide {
     page!(calls, "calls.md");
     page!(command, "command.md");
     page!(deadlines, "deadlines.md");
+    #[cfg(feature = "backend-exec")]
     page!(exec_backend, "exec-backend.md");
     page!(other_programs, "other-programs.md");
     page!(port_backend, "port-backend.md");
