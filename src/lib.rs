@@ -13,6 +13,9 @@
 //! ```
 //!
 //! - [`Pool`] lends workers to calls; [`PoolBuilder`] has its settings.
+//! - [`Backend`] says what starts the workers; [`PoolBuilder::launcher`] takes one with settings of its own, and
+//!   [`PoolBuilder::limits`] their user, niceness, memory and other limits.
+//! - [`Pool::cleaned`] tells what an earlier run had left behind when it was killed, and that it is ended.
 //! - [`PythonEnv`] is the interpreter and the worker package that the workers run on.
 //! - [`Value`] is any Python value, for callers that do not know a result's type.
 //! - [`snakepit_core`], re-exported as [`core`], has everything beneath: supervision, launchers, the ledger, events.
@@ -20,11 +23,13 @@
 //! # Features
 //!
 //! - `backend-port` (default): workers are direct children whose standard input is the channel.
-//! - `backend-exec`: a guardian process owns the workers, in PID namespaces or cgroups where there are any; see
-//!   `backend_exec`.
+//! - `backend-exec`: a guardian process owns the workers, in PID namespaces or cgroups where there are any: nothing is left
+//!   when the host is killed, whatever program they are. See `backend_exec`.
 //! - `registry` (default): what a pool starts is recorded on disk, and what a killed host has left is ended by the next
 //!   start; see [`registry`].
 //! - `cli` (default): the `snakepit` command.
+//!
+//! With both backends compiled in `port` is the default, and [`PoolBuilder::backend`] chooses.
 
 #[cfg(feature = "backend-exec")]
 pub use snakepit_backend_exec as backend_exec;

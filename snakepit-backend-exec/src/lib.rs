@@ -35,6 +35,10 @@
 //!
 //! - A process in state D ends when its system call returns. Until then an end is reported
 //!   [incomplete](snakepit_core::process::EndStep::Incomplete), with what remains.
+//! - At the subreaper level, where the host is not root: a descendant that became another user (a setuid program) cannot be
+//!   signalled, so that its tree does not end, and its end is reported incomplete. The kernel ends it at the other levels.
+//! - What is left where the table says so is ended by a cleanup after the host, if its ledger outlives it: this crate keeps no
+//!   record.
 //! - What a worker hands to a daemon of the system (`at`, `systemd-run`, a container engine) is not part of its tree.
 //! - At the namespace levels a worker has its own process ids, and a `/proc` that shows them. What it tells others of its
 //!   pid means nothing to them.

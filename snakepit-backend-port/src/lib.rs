@@ -29,7 +29,8 @@
 //!
 //! On a Unix path another program than the Snakepit runtime has no such end-of-file: it is left, with what it started.
 //! And what a worker started is left when the worker is killed at the same instant as the host, or was stopped (SIGSTOP)
-//! then. A durable ledger and the environment find what is left; a guardian leaves less.
+//! then. What is left is found by a cleanup, by a ledger that outlives the host and by its environment. With a guardian, as
+//! snakepit-backend-exec has one, it is not left in the first place.
 //!
 //! A host that panics, or shuts its runtime down, kills its workers' groups and descendants and does not stay to look for
 //! daemons: those of a program that does not adopt its orphans, as the Snakepit runtime does, are left.

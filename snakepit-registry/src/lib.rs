@@ -5,8 +5,10 @@
 //! - [`cleanup`] ends what dead hosts have left: exactly that, and nothing else.
 //! - [`Settings`] says where records are and what happens when the disk does not play along.
 //!
-//! It does not end what a living host has started, does not tell hosts of each other, and finds nothing that has replaced its
-//! environment and was never recorded, unless it is in a cgroup of the run.
+//! It does not end what a living host has started (one that is stopped lives), does not tell hosts of each other, and finds
+//! nothing that has replaced its environment and was never recorded, unless it is in a cgroup of the run. What became another
+//! user's process is ended by a cleanup that root runs, and by no other. What was recorded in another PID namespace is not
+//! identified: of that, only what is seen by environment or cgroup is ended. After a reboot nothing is looked for.
 //!
 //! ```
 //! use snakepit_registry::{Registry, Settings, cleanup::{self, CleanupOptions}};
