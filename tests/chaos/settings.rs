@@ -6,7 +6,7 @@ use std::{
 
 use crate::contender::contenders;
 
-/// Rounds of each kind of death over all contenders when nobody asks for more: the suite then takes about a minute on two
+/// Rounds of each kind of death over all contenders when nobody asks for more: the suite then takes two minutes on two
 /// cores, however many take part.
 const ROUNDS: usize = 40;
 /// Spawn-exit cycles when nobody asks for more.
