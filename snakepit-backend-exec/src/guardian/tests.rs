@@ -39,25 +39,28 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A guardian that says what the test has it say. Its process only sleeps.
+/// A guardian that says what the test has it say. Its process only waits.
 struct Fake {
     socket: OwnedFd,
 }
 
-fn sleep() -> std::process::Child {
-    let mut command = Command::new("sleep");
+/// It reads from a pipe that closes with this process: a runtime that is dropped leaves its guardian to the end of the
+/// socket, which this one does not hear.
+fn waiting() -> std::process::Child {
+    let mut command = Command::new("cat");
     command
-        .arg("600")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    command.spawn().unwrap()
+    let mut child = command.spawn().unwrap();
+    std::mem::forget(child.stdin.take());
+    child
 }
 
 impl Fake {
     fn new() -> (Self, Fresh) {
         let (ours, theirs) = link::pair().unwrap();
-        let child = sleep();
+        let child = waiting();
         let fresh = Fresh {
             child: Some(child),
             socket: Some(ours),
@@ -176,7 +179,7 @@ struct Sleeper(std::process::Child, Pidfd);
 
 impl Sleeper {
     fn new() -> Self {
-        let child = sleep();
+        let child = waiting();
         let pidfd = Pidfd::open(child.id()).unwrap();
         Self(child, pidfd)
     }
@@ -242,8 +245,9 @@ async fn the_last_words_of_a_guardian_that_ends_at_once_are_told() {
         cgroup: None,
     });
     let mut command = Command::new("sh");
-    command.args(["-c", "echo no such library >&2; exec sleep 600"]);
-    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    command.args(["-c", "echo no such library >&2; exec cat"]);
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
     let child = fresh.child.insert(child);
     let mut polls = [PollFd::new(child.stderr.as_ref().unwrap(), PollFlags::IN)];
     let patience = Timespec::try_from(LONG).unwrap();
