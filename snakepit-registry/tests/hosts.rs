@@ -172,7 +172,9 @@ async fn cleans_up_inside(script: &str, ancestors: usize) {
     let command = role("cleaner", &[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-    let script = script.replace("$CLEANER", &words.join(" "));
+    // Its output must not be the host's, who may be dead before a word of it is written.
+    let command = format!("{} >/dev/null 2>&1", words.join(" "));
+    let script = script.replace("$CLEANER", &command);
     let mut host = HostSpec::new(&scene, &[&script, TREE])
         .with("CLEAN_STATE", scene.state())
         .with("CLEAN_APP", &scene.app)
