@@ -1,14 +1,12 @@
 //! Settings of a pool and the choices behind it.
 
-use std::{
-    ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism, time::Duration,
-};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use snakepit_core::{
     event::Events,
     launch::{LaunchLimits, Launcher},
     ledger::Ledger,
-    pool::{Pool as CorePool, PoolStartError, SettingsError},
+    pool::{Overflow, Pool as CorePool, PoolSettings, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
@@ -39,7 +37,7 @@ pub enum StartError {
 #[must_use = "a builder does nothing until it is started"]
 pub struct PoolBuilder {
     name: String,
-    workers: Option<usize>,
+    pool: PoolSettings,
     adapters: Vec<String>,
     paths: Vec<PathBuf>,
     env: Vec<(OsString, OsString)>,
@@ -56,21 +54,16 @@ pub struct PoolBuilder {
     registry: Option<snakepit_registry::Settings>,
     resources: Vec<Arc<dyn ResourceFactory>>,
     metrics: bool,
-    queue_limit: Option<Option<usize>>,
-    deadline: Option<Duration>,
-    cancel_grace: Option<Duration>,
     start_deadline: Option<Duration>,
-    start_timeout: Option<Duration>,
     heartbeat: Option<Heartbeat>,
     log_level: Option<u32>,
-    shutdown: Option<Shutdown>,
 }
 
 impl PoolBuilder {
     pub(crate) fn new() -> Self {
         Self {
             name: "default".to_owned(),
-            workers: None,
+            pool: PoolSettings::default(),
             adapters: Vec::new(),
             paths: Vec::new(),
             env: Vec::new(),
@@ -87,14 +80,9 @@ impl PoolBuilder {
             registry: Some(snakepit_registry::Settings::new()),
             resources: Vec::new(),
             metrics: true,
-            queue_limit: None,
-            deadline: None,
-            cancel_grace: None,
             start_deadline: None,
-            start_timeout: None,
             heartbeat: None,
             log_level: None,
-            shutdown: None,
         }
     }
 
@@ -108,10 +96,20 @@ impl PoolBuilder {
 
     /// Worker slots; at least 1. Default: the CPUs this process may use.
     pub fn workers(self, workers: usize) -> Self {
+        self.with(|pool| pool.workers = workers)
+    }
+
+    /// Sets all settings of queue, deadlines, retries and shutdown at once.
+    pub fn pool_settings(self, settings: PoolSettings) -> Self {
         Self {
-            workers: Some(workers),
+            pool: settings,
             ..self
         }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut PoolSettings)) -> Self {
+        set(&mut self.pool);
+        self
     }
 
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
@@ -240,42 +238,72 @@ impl PoolBuilder {
         }
     }
 
-    /// Callers that may wait; see [`core::pool::PoolBuilder::queue_limit`](snakepit_core::pool::PoolBuilder::queue_limit). Default 1,000.
+    /// Callers that may wait for a worker. Default 1,000; see
+    /// [`PoolSettings::queue_limit`].
     pub fn queue_limit(self, limit: Option<usize>) -> Self {
-        Self {
-            queue_limit: Some(limit),
-            ..self
-        }
+        self.with(|pool| pool.queue_limit = limit)
     }
 
-    /// Deadline of calls that set none, over queue and execution. Default: none.
+    /// What happens to a call that finds the queue full. Default: it is refused; see
+    /// [`PoolSettings::overflow`].
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        self.with(|pool| pool.overflow = overflow)
+    }
+
+    /// How many calls of a function may be executed at once in the whole pool; see
+    /// [`PoolSettings::function_limits`].
+    pub fn function_limit(self, function: impl Into<String>, calls: usize) -> Self {
+        self.with(|pool| {
+            pool.function_limits.insert(function.into(), calls);
+        })
+    }
+
+    /// Deadline of calls that set none, over queue, execution and retries. Default: none; see
+    /// [`PoolSettings::deadline`].
     pub fn deadline(self, deadline: Duration) -> Self {
-        Self {
-            deadline: Some(deadline),
-            ..self
-        }
+        self.with(|pool| pool.deadline = Some(deadline))
     }
 
-    /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s.
+    /// How long calls that do not say may wait in the queue. Default: no bound; see
+    /// [`PoolSettings::queue_timeout`].
+    pub fn queue_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.queue_timeout = Some(timeout))
+    }
+
+    /// How long calls that do not say may be executed. Default: no bound; see
+    /// [`PoolSettings::run_timeout`].
+    pub fn run_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.run_timeout = Some(timeout))
+    }
+
+    /// On how many workers, one after the other, an idempotent call is executed. Default 3; see
+    /// [`PoolSettings::attempts`].
+    pub fn attempts(self, attempts: u32) -> Self {
+        self.with(|pool| pool.attempts = attempts)
+    }
+
+    /// How many workers in a row the same call may lose before it is refused. Default 3; see
+    /// [`PoolSettings::poison_limit`].
+    pub fn poison_limit(self, deaths: Option<u32>) -> Self {
+        self.with(|pool| pool.poison_limit = deaths)
+    }
+
+    /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s; see
+    /// [`PoolSettings::cancel_grace`].
     pub fn cancel_grace(self, grace: Duration) -> Self {
-        Self {
-            cancel_grace: Some(grace),
-            ..self
-        }
+        self.with(|pool| pool.cancel_grace = grace)
+    }
+
+    /// How long [`start`](Self::start) waits for the workers; with none ready by then it fails. Default 60 s; see
+    /// [`PoolSettings::start_timeout`].
+    pub fn start_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.start_timeout = timeout)
     }
 
     /// How long one worker may take from launch to ready, imports included; not zero. Default 30 s.
     pub fn start_deadline(self, deadline: Duration) -> Self {
         Self {
             start_deadline: Some(deadline),
-            ..self
-        }
-    }
-
-    /// How long [`start`](Self::start) waits for the workers; with none ready by then it fails. Default 60 s.
-    pub fn start_timeout(self, timeout: Duration) -> Self {
-        Self {
-            start_timeout: Some(timeout),
             ..self
         }
     }
@@ -298,10 +326,7 @@ impl PoolBuilder {
 
     /// How the pool is ended. Default: 5 s for running calls, 5 s from SIGTERM to SIGKILL.
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
-        Self {
-            shutdown: Some(shutdown),
-            ..self
-        }
+        self.with(|pool| pool.shutdown = shutdown)
     }
 
     /// Starts the pool and returns when every slot serves, or after the [start timeout](Self::start_timeout) with those
@@ -338,10 +363,8 @@ impl PoolBuilder {
             None => {
                 let python = discover(self.python).await?;
                 // As many as there will be: their numeric libraries share the CPUs.
-                let workers = self.workers.map_or_else(available_parallelism, |workers| {
-                    Ok(NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN))
-                });
-                let command = python.command(workers.unwrap_or(NonZeroUsize::MIN));
+                let workers = NonZeroUsize::new(self.pool.workers).unwrap_or(NonZeroUsize::MIN);
+                let command = python.command(workers);
                 (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
                 Some(python)
             }
@@ -358,23 +381,8 @@ impl PoolBuilder {
         set(&mut spec.log_level, self.log_level);
 
         let metrics = events.clone();
-        let mut pool =
-            CorePool::builder(Arc::new(GrpcWorkerFactory::new(spec)), events).deadline(self.deadline);
-        if let Some(workers) = self.workers {
-            pool = pool.workers(workers);
-        }
-        if let Some(limit) = self.queue_limit {
-            pool = pool.queue_limit(limit);
-        }
-        if let Some(grace) = self.cancel_grace {
-            pool = pool.cancel_grace(grace);
-        }
-        if let Some(timeout) = self.start_timeout {
-            pool = pool.start_timeout(timeout);
-        }
-        if let Some(shutdown) = self.shutdown {
-            pool = pool.shutdown(shutdown);
-        }
+        let workers = Arc::new(GrpcWorkerFactory::new(spec));
+        let mut pool = CorePool::builder(workers, events).settings(self.pool);
         if self.metrics {
             pool = pool.resource(Arc::new(MetricsCollector::new(metrics)));
         }
@@ -393,8 +401,12 @@ impl PoolBuilder {
 }
 
 impl PoolBuilder {
-    /// What the pool itself cannot check, since it knows nothing of processes.
+    /// Everything that is wrong, before anything is started.
     fn check(&self) -> Result<(), SettingsError> {
+        let mut wrong = match self.pool.check() {
+            Ok(()) => Vec::new(),
+            Err(SettingsError(wrong)) => wrong,
+        };
         let heartbeat = self.heartbeat.unwrap_or_default();
         let times = [
             (
@@ -416,9 +428,7 @@ impl PoolBuilder {
         let zero = times
             .into_iter()
             .filter(|(_, time, _)| *time == Some(Duration::ZERO));
-        let wrong: Vec<_> = zero
-            .map(|(name, _, why)| format!("{name} is zero: {why}"))
-            .collect();
+        wrong.extend(zero.map(|(name, _, why)| format!("{name} is zero: {why}")));
         if wrong.is_empty() {
             Ok(())
         } else {

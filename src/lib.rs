@@ -39,8 +39,8 @@ pub use snakepit_core as core;
 pub use snakepit_core::{
     event::{Event, EventKind},
     pool::{
-        CallError, CallErrorKind, CallFailed, DeadlineExceeded, Items, Phase, PoolStartError, PoolStatus,
-        Request, WorkerLost,
+        Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
+        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
@@ -82,6 +82,7 @@ mod guide {
     page!(other_programs, "other-programs.md");
     page!(port_backend, "port-backend.md");
     page!(python_environment, "python-environment.md");
+    page!(queue, "queue.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");

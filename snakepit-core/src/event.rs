@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     id::{RunId, SlotId, WorkerId},
+    pool::CancelOutcome,
     process::EndReport,
     worker::{Down, StartError},
 };
@@ -64,6 +65,13 @@ pub enum EventKind {
         slot: SlotId,
         worker: WorkerId,
         report: EndReport,
+    },
+    /// A call whose caller had left or whose time was up has ended in its worker.
+    CallCancelled {
+        slot: SlotId,
+        worker: WorkerId,
+        call_id: u64,
+        outcome: CancelOutcome,
     },
     /// A restart waits; `restart` counts from 1 within the current series.
     RestartDelayed {

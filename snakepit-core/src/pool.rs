@@ -20,12 +20,19 @@
 //! # }
 //! ```
 
+mod attempt;
+mod budget;
 mod builder;
 mod dispatch;
 mod error;
+mod latency;
 mod lease;
+mod limits;
+mod poison;
+mod queue;
 mod request;
 mod seat;
+mod settings;
 mod settle;
 mod status;
 mod stream;
@@ -38,13 +45,17 @@ use std::{
     time::Duration,
 };
 
+pub use budget::{Budget, CancelOutcome};
 pub use builder::{PoolBuilder, PoolStartError, SettingsError};
 pub use error::{CallError, CallErrorKind, CallFailed, DeadlineExceeded, WorkerLost};
+pub use latency::Latency;
+pub use poison::Poisoned;
+pub use queue::Overflow;
 pub use request::Request;
+pub use settings::PoolSettings;
 pub use status::{Phase, PoolStatus, WorkerStatus};
 pub use stream::Items;
 
-use builder::Settings;
 use dispatch::Dispatch;
 use seat::Seat;
 use serde::{Serialize, de::DeserializeOwned};
@@ -69,7 +80,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    settings: Arc<Settings>,
+    settings: Arc<PoolSettings>,
     dispatch: Arc<Dispatch>,
     supervisor: Arc<dyn Supervisor>,
     events: Events,
@@ -117,7 +128,7 @@ impl Pool {
     /// What the pool does right now.
     pub async fn status(&self) -> PoolStatus {
         let slots = self.shared.supervisor.which_children().await;
-        self.shared.dispatch.status(self.name(), slots)
+        self.shared.dispatch.status(slots)
     }
 
     /// The supervision tree, printable.

@@ -1,32 +1,21 @@
 //! What callers are told, and what becomes of workers, when connections, callers and deadlines fail at awkward moments.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
+use common::{FOREVER, builder, pool_of};
 use snakepit_core::{
     SlotId,
-    event::{EventKind, Events},
-    pool::{CallErrorKind, Pool, PoolBuilder},
+    event::EventKind,
+    pool::CallErrorKind,
     rpc::Value,
     testing::{FakeBehaviour, FakeWorkerFactory},
     worker::{DownReason, TransportError, Worker as _},
 };
 use snakepit_proto::v1::{CallError, call_error::Kind};
 use tokio::time::{sleep, timeout};
-
-const FOREVER: Duration = Duration::from_secs(3600);
-
-fn builder(factory: &FakeWorkerFactory) -> PoolBuilder {
-    Pool::builder(Arc::new(factory.clone()), Events::new("test")).workers(1)
-}
-
-async fn pool_of(behaviour: FakeBehaviour) -> (FakeWorkerFactory, Pool) {
-    let factory = FakeWorkerFactory::new().with_behaviour(behaviour);
-    let pool = builder(&factory).start().await.unwrap();
-    (factory, pool)
-}
 
 fn failing() -> FakeBehaviour {
     FakeBehaviour::FailTransport("broken pipe".into())

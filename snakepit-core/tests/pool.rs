@@ -2,20 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod common;
+
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use common::{FOREVER, builder, gated, pool_of, spawn_call, until, until_queued};
 use proptest::prelude::*;
 use snakepit_core::{
     SlotId,
-    event::Events,
-    pool::{CallError, CallErrorKind, Pool, PoolBuilder, PoolStartError},
+    pool::{CallError, CallErrorKind, PoolStartError},
     process::ExitOutcome,
     rpc::{Value, codec},
     supervision::Shutdown,
@@ -23,60 +25,7 @@ use snakepit_core::{
     worker::DownReason,
 };
 use snakepit_proto::v1::{CallResponse, call_response::Outcome};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout},
-};
-
-const FOREVER: Duration = Duration::from_secs(3600);
-
-fn builder(factory: &FakeWorkerFactory) -> PoolBuilder {
-    Pool::builder(Arc::new(factory.clone()), Events::new("test")).workers(1)
-}
-
-async fn pool_of(behaviour: FakeBehaviour) -> (FakeWorkerFactory, Pool) {
-    let factory = FakeWorkerFactory::new().with_behaviour(behaviour);
-    let pool = builder(&factory).start().await.unwrap();
-    (factory, pool)
-}
-
-/// Answers nil, each call after it was let through the gate; records the functions in the order they ran.
-fn gated() -> (FakeBehaviour, Arc<Semaphore>, Arc<Mutex<Vec<String>>>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let ran = Arc::new(Mutex::new(Vec::new()));
-    let (gated, log) = (Arc::clone(&gate), Arc::clone(&ran));
-    let behaviour = FakeBehaviour::handler(move |request| {
-        let (gate, log) = (Arc::clone(&gated), Arc::clone(&log));
-        async move {
-            log.lock().unwrap().push(request.function);
-            gate.acquire().await.unwrap().forget();
-            let nil = Outcome::Value(Bytes::from_static(&[0xc0]));
-            Ok(CallResponse {
-                call_id: request.call_id,
-                outcome: Some(nil),
-            })
-        }
-    });
-    (behaviour, gate, ran)
-}
-
-async fn until(mut done: impl AsyncFnMut() -> bool) {
-    let waited = async {
-        while !done().await {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(FOREVER, waited).await.expect("it never came to that");
-}
-
-async fn until_queued(pool: &Pool, callers: usize) {
-    until(async || pool.status().await.queued == callers).await;
-}
-
-fn spawn_call(pool: &Pool, function: &str) -> tokio::task::JoinHandle<Result<(), CallError>> {
-    let (pool, function) = (pool.clone(), function.to_owned());
-    tokio::spawn(async move { pool.call(&function, ()).await })
-}
+use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_is_answered_and_its_type_is_checked() {

@@ -10,7 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Pool, Shared,
-    dispatch::{Dispatch, Started},
+    dispatch::{Dispatch, Rules, Started},
+    queue::Overflow,
+    settings::PoolSettings,
 };
 use crate::{
     event::Events,
@@ -22,19 +24,8 @@ use crate::{
     worker::{StartError, WorkerFactory},
 };
 
-/// The largest number of slots: each is a process.
-const MAX_WORKERS: usize = 100_000;
-
 /// How long an idle worker may take to run its stop hooks before it is sent SIGTERM.
 const STOP_HOOKS: Duration = Duration::from_secs(2);
-
-/// What does not change in a pool's life.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) deadline: Option<Duration>,
-    pub(super) cancel_grace: Duration,
-    pub(super) shutdown: Shutdown,
-}
 
 /// Settings of a pool that is to be started.
 #[derive(Clone, Debug)]
@@ -43,12 +34,7 @@ pub struct PoolBuilder {
     factory: Arc<dyn WorkerFactory>,
     events: Events,
     resources: Vec<Arc<dyn ResourceFactory>>,
-    workers: usize,
-    queue_limit: Option<usize>,
-    deadline: Option<Duration>,
-    cancel_grace: Duration,
-    start_timeout: Duration,
-    shutdown: Shutdown,
+    settings: PoolSettings,
 }
 
 /// Settings that contradict each other or make no sense; all of them at once.
@@ -88,58 +74,80 @@ impl PoolBuilder {
             factory,
             events,
             resources: Vec::new(),
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            queue_limit: Some(1000),
-            deadline: None,
-            cancel_grace: Duration::from_secs(1),
-            start_timeout: Duration::from_secs(60),
-            shutdown: Shutdown::default(),
+            settings: PoolSettings::default(),
         }
     }
 
-    /// Worker slots; at least 1. Default: the CPUs this process may use.
+    /// Sets everything at once.
+    pub fn settings(self, settings: PoolSettings) -> Self {
+        Self { settings, ..self }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut PoolSettings)) -> Self {
+        set(&mut self.settings);
+        self
+    }
+
+    /// Worker slots; see [`PoolSettings::workers`].
     pub fn workers(self, workers: usize) -> Self {
-        Self { workers, ..self }
+        self.with(|settings| settings.workers = workers)
     }
 
-    /// Callers that may wait for a worker; 0 means that a call which finds all workers busy is refused, `None` is
-    /// unlimited. Default 1,000: at a millisecond a call, the last of them waits a second.
+    /// Callers that may wait for a worker; see [`PoolSettings::queue_limit`].
     pub fn queue_limit(self, limit: Option<usize>) -> Self {
-        Self {
-            queue_limit: limit,
-            ..self
-        }
+        self.with(|settings| settings.queue_limit = limit)
     }
 
-    /// Deadline of calls that set none, over queue and execution. Default `None`: only the caller knows how long its
-    /// function may take.
+    /// What happens to a call that finds the queue full; see [`PoolSettings::overflow`].
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        self.with(|settings| settings.overflow = overflow)
+    }
+
+    /// How many calls of a function may be executed at once; see [`PoolSettings::function_limits`].
+    pub fn function_limit(self, function: impl Into<String>, calls: usize) -> Self {
+        self.with(|settings| {
+            settings.function_limits.insert(function.into(), calls);
+        })
+    }
+
+    /// Deadline of calls that set none; see [`PoolSettings::deadline`].
     pub fn deadline(self, deadline: Option<Duration>) -> Self {
-        Self { deadline, ..self }
+        self.with(|settings| settings.deadline = deadline)
     }
 
-    /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s; zero ends the worker at
-    /// once.
+    /// How long calls that do not say may wait; see [`PoolSettings::queue_timeout`].
+    pub fn queue_timeout(self, timeout: Option<Duration>) -> Self {
+        self.with(|settings| settings.queue_timeout = timeout)
+    }
+
+    /// How long calls that do not say may be executed; see [`PoolSettings::run_timeout`].
+    pub fn run_timeout(self, timeout: Option<Duration>) -> Self {
+        self.with(|settings| settings.run_timeout = timeout)
+    }
+
+    /// On how many workers an idempotent call is executed; see [`PoolSettings::attempts`].
+    pub fn attempts(self, attempts: u32) -> Self {
+        self.with(|settings| settings.attempts = attempts)
+    }
+
+    /// How many workers in a row the same call may lose; see [`PoolSettings::poison_limit`].
+    pub fn poison_limit(self, deaths: Option<u32>) -> Self {
+        self.with(|settings| settings.poison_limit = deaths)
+    }
+
+    /// From a call's cancellation to the end of its worker; see [`PoolSettings::cancel_grace`].
     pub fn cancel_grace(self, grace: Duration) -> Self {
-        Self {
-            cancel_grace: grace,
-            ..self
-        }
+        self.with(|settings| settings.cancel_grace = grace)
     }
 
-    /// How long [`start`](Self::start) waits for the workers. When it runs out the pool starts with those that are
-    /// ready, or fails when there is none. Default 60 s: twice the start deadline of a worker.
+    /// How long [`start`](Self::start) waits for the workers; see [`PoolSettings::start_timeout`].
     pub fn start_timeout(self, timeout: Duration) -> Self {
-        Self {
-            start_timeout: timeout,
-            ..self
-        }
+        self.with(|settings| settings.start_timeout = timeout)
     }
 
-    /// How [`Pool::shutdown`] ends calls and workers. Default: 5 s for calls to finish, 5 s from SIGTERM to SIGKILL.
-    /// In between, a worker without a call is asked to run its stop hooks and to leave, within as long as the calls had and
-    /// at most 2 s; one with a call is sent SIGTERM at once.
+    /// How [`Pool::shutdown`] ends calls and workers; see [`PoolSettings::shutdown`].
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
-        Self { shutdown, ..self }
+        self.with(|settings| settings.shutdown = shutdown)
     }
 
     /// Adds a resource to every slot: started after its worker is ready, ended before it.
@@ -162,18 +170,15 @@ impl PoolBuilder {
     /// # Cancel safety
     /// Dropping the future ends what was started, in the background.
     pub async fn start(self) -> Result<Pool, PoolStartError> {
-        self.check()?;
-        let dispatch = Arc::new(Dispatch::new(self.workers, self.queue_limit));
+        self.settings.check()?;
+        let settings = Arc::new(self.settings.clone());
+        let rules = Rules::new(&settings);
+        let dispatch = Arc::new(Dispatch::new(settings.workers, rules, self.events.clone()));
         let observer: Arc<dyn SlotObserver> = Arc::new(Arc::clone(&dispatch));
         let supervisor = self.supervise(&observer).await;
-        let settings = Settings {
-            deadline: self.deadline,
-            cancel_grace: self.cancel_grace,
-            shutdown: self.shutdown,
-        };
         let pool = Pool {
             shared: Arc::new(Shared {
-                settings: Arc::new(settings),
+                settings: Arc::clone(&settings),
                 dispatch,
                 supervisor,
                 events: self.events,
@@ -182,7 +187,7 @@ impl PoolBuilder {
                 runtime: tokio::runtime::Handle::current(),
             }),
         };
-        let failed = match timeout(self.start_timeout, pool.shared.dispatch.started()).await {
+        let failed = match timeout(settings.start_timeout, pool.shared.dispatch.started()).await {
             Ok(Started::All) => None,
             Ok(Started::Failed(last)) => Some(Some(last)),
             Err(_) => match pool.shared.dispatch.serving() {
@@ -191,7 +196,7 @@ impl PoolBuilder {
                     tracing::warn!(
                         pool = pool.name(),
                         serving,
-                        of = self.workers,
+                        of = settings.workers,
                         "started with fewer workers"
                     );
                     None
@@ -208,7 +213,7 @@ impl PoolBuilder {
             Some(last) => PoolStartError::NoWorkers { pool: name, last },
             None => PoolStartError::Timeout {
                 pool: name,
-                limit: self.start_timeout,
+                limit: settings.start_timeout,
             },
         })
     }
@@ -231,37 +236,15 @@ impl PoolBuilder {
         let supervisor = DynamicSupervisor::start(limits, Arc::clone(observer), self.events.clone());
         // By then the pool has waited for its calls; what a worker still has to do is to run its stop hooks.
         let shutdown = Shutdown {
-            drain: self.shutdown.drain.min(STOP_HOOKS),
-            grace: self.shutdown.grace,
+            drain: self.settings.shutdown.drain.min(STOP_HOOKS),
+            grace: self.settings.shutdown.grace,
         };
-        for slot in (0_u32..).map(SlotId).take(self.workers) {
+        for slot in (0_u32..).map(SlotId).take(self.settings.workers) {
             let spec = ChildSpec::new(slot, Arc::clone(&starters)).with_shutdown(shutdown);
             if let Err(error) = supervisor.start_child(spec).await {
                 unreachable!("the supervisor is new, is not ending, and has no such slot: {error}");
             }
         }
         Arc::new(supervisor)
-    }
-
-    fn check(&self) -> Result<(), SettingsError> {
-        let mut wrong = Vec::new();
-        if !(1..=MAX_WORKERS).contains(&self.workers) {
-            wrong.push(format!(
-                "workers is {}, it must be 1 to {MAX_WORKERS}",
-                self.workers
-            ));
-        }
-        if self.deadline.is_some_and(|deadline| deadline.is_zero()) {
-            wrong
-                .push("deadline is zero: every call would fail at once; use None for no deadline".to_owned());
-        }
-        if self.start_timeout.is_zero() {
-            wrong.push("start_timeout is zero: no worker can be ready in that time".to_owned());
-        }
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(SettingsError(wrong))
-        }
     }
 }

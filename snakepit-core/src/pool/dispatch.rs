@@ -1,11 +1,11 @@
 //! Who is idle, who waits: the pool's state behind one short lock.
 //!
 //! Dispatch costs the same however many workers and callers there are: idle workers are a stack (the one used last has
-//! the warmest caches), waiting callers a queue. A caller that has left stays in the queue, marked, and is skipped when
-//! its turn comes. A worker that has gone leaves at once, since it may have been the pool's last handle on it.
+//! the warmest caches), waiting callers a queue for each priority. A caller that has left stays in the queue, marked, and is
+//! skipped when its turn comes. A worker that has gone leaves at once, since it may have been the pool's last handle on it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,11 +19,17 @@ use tokio::{
 };
 
 use super::{
+    latency::Latencies,
     lease::Lease,
+    limits::{FunctionLimits, Limit, Permit},
+    poison::Suspects,
+    queue::{Overflow, Queue, Queued},
     seat::Seat,
+    settings::PoolSettings,
     status::{Phase, PoolStatus, WorkerStatus},
 };
 use crate::{
+    event::Events,
     id::{SlotId, WorkerId},
     supervision::{ChildInfo, SlotEvent, SlotObserver},
     worker::StartError,
@@ -37,26 +43,24 @@ const FAILED_STARTS: u32 = 2;
 #[derive(Clone, Debug)]
 pub(super) enum Refusal {
     Full { waiting: usize, limit: usize },
+    Displaced { limit: usize },
     Phase(Phase),
     Nobody { last: Option<Arc<StartError>> },
 }
 
-type Grant = Result<Lease, Refusal>;
-
-/// A caller in the queue.
-#[derive(Debug)]
-struct Queued {
-    answer: oneshot::Sender<Grant>,
-    turn: Turn,
-}
+pub(super) type Grant = Result<Lease, Refusal>;
 
 /// How a caller wants to be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Turn {
+    /// Higher goes first.
+    pub(super) priority: i32,
     /// It may wait in a worker instead of the queue, since it can be taken back from there.
     pub(super) ahead: bool,
-    /// It has waited before, and goes first.
+    /// It has waited before, and goes first among its equals.
     pub(super) first: bool,
+    /// The pool has accepted the call: neither a full queue nor a drain refuses it.
+    pub(super) accepted: bool,
 }
 
 /// What the pool knows of a slot that does not serve.
@@ -70,7 +74,7 @@ struct Trouble {
 struct State {
     phase: Phase,
     idle: Vec<Arc<Seat>>,
-    waiting: VecDeque<Queued>,
+    waiting: Queue,
     seats: BTreeMap<SlotId, Arc<Seat>>,
     lent: usize,
     trouble: BTreeMap<SlotId, Trouble>,
@@ -83,26 +87,49 @@ pub(super) struct Dispatch {
     /// Callers that wait; less than the queue's length when some of them have left. One that is lent a worker or refused is
     /// counted out by whoever does so, one that leaves by itself.
     waiters: AtomicUsize,
-    limit: Option<usize>,
+    rules: Rules,
+    events: Events,
     slots: usize,
+    latencies: Latencies,
     changed: Notify,
+}
+
+/// What calls are refused for.
+#[derive(Debug)]
+pub(super) struct Rules {
+    /// Callers that may wait; `None` is unlimited.
+    pub(super) queue_limit: Option<usize>,
+    pub(super) overflow: Overflow,
+    pub(super) functions: FunctionLimits,
+    pub(super) suspects: Suspects,
+}
+
+impl Rules {
+    pub(super) fn new(settings: &PoolSettings) -> Self {
+        Self {
+            queue_limit: settings.queue_limit,
+            overflow: settings.overflow,
+            functions: FunctionLimits::new(settings.function_limits.clone()),
+            suspects: Suspects::new(settings.poison_limit),
+        }
+    }
 }
 
 impl fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dispatch")
             .field("slots", &self.slots)
-            .field("limit", &self.limit)
+            .field("rules", &self.rules)
             .finish_non_exhaustive()
     }
 }
 
 impl Dispatch {
-    pub(super) fn new(slots: usize, limit: Option<usize>) -> Self {
+    pub(super) fn new(slots: usize, rules: Rules, events: Events) -> Self {
         let state = State {
             phase: Phase::Starting,
             idle: Vec::with_capacity(slots),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             seats: BTreeMap::new(),
             lent: 0,
             trouble: BTreeMap::new(),
@@ -111,8 +138,10 @@ impl Dispatch {
         Self {
             state: Mutex::new(state),
             waiters: AtomicUsize::new(0),
-            limit,
+            rules,
+            events,
             slots,
+            latencies: Latencies::default(),
             changed: Notify::new(),
         }
     }
@@ -127,9 +156,9 @@ impl Dispatch {
     /// # Cancel safety
     /// A caller that leaves is never lent a worker; one it was just granted goes on to the next.
     pub(super) async fn checkout(self: &Arc<Self>, turn: Turn) -> Grant {
-        let granted = {
+        let (displaced, granted) = {
             let mut state = self.lock();
-            if state.phase.refuses() {
+            if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
                 return Err(Refusal::Phase(state.phase));
             }
             if let Some(seat) = state.idle.pop() {
@@ -141,30 +170,100 @@ impl Dispatch {
             if let Some(refusal) = state.nobody(self.slots) {
                 return Err(refusal);
             }
-            let waiting = self.waiters.load(Ordering::Relaxed);
-            if let Some(limit) = self.limit.filter(|limit| waiting >= *limit && !turn.first) {
-                return Err(Refusal::Full { waiting, limit });
-            }
+            let displaced = self.make_room(&mut state, turn)?;
+            let waiting = self.waiters.fetch_add(1, Ordering::Relaxed);
             // Callers that left are skipped when their turn comes; should many leave while no worker comes free,
             // they are cleared out here, at a constant cost per caller.
             if state.waiting.len() > 2 * waiting + 16 {
-                state.waiting.retain(|waiter| !waiter.answer.is_closed());
+                state.waiting.purge();
             }
             let (answer, granted) = oneshot::channel();
-            let waiter = Queued { answer, turn };
-            if turn.first {
-                state.waiting.push_front(waiter);
-            } else {
-                state.waiting.push_back(waiter);
-            }
-            self.waiters.fetch_add(1, Ordering::Relaxed);
-            granted
+            state.waiting.push(Queued { answer, turn });
+            (displaced, granted)
         };
+        // Outside of the lock: it wakes a caller.
+        if let (Some(displaced), Some(limit)) = (displaced, self.rules.queue_limit) {
+            self.refuse(displaced, Refusal::Displaced { limit });
+        }
         let waiter = Waiter {
             dispatch: self,
             granted: Some(granted),
         };
         waiter.wait().await
+    }
+
+    /// Sees to it that one more caller may wait; who has to leave for that.
+    fn make_room(&self, state: &mut State, turn: Turn) -> Result<Option<Queued>, Refusal> {
+        let waiting = self.waiters.load(Ordering::Relaxed);
+        let Some(limit) = self
+            .rules
+            .queue_limit
+            .filter(|limit| waiting >= *limit && !turn.accepted)
+        else {
+            return Ok(None);
+        };
+        let displaced = match self.rules.overflow {
+            Overflow::Refuse => None,
+            Overflow::DropOldest => state.waiting.pop_oldest(turn.priority),
+        };
+        displaced.map(Some).ok_or(Refusal::Full { waiting, limit })
+    }
+
+    /// Refuses a caller that was taken out of the queue.
+    fn refuse(&self, waiter: Queued, refusal: Refusal) {
+        // Those that have left have counted themselves out.
+        if waiter.answer.send(Err(refusal)).is_ok() {
+            self.waiters.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for a permit to execute a function that is limited. It counts as waiting in the queue, until the guard that
+    /// comes with the permit is dropped: it covers the way from here to a worker.
+    ///
+    /// # Cancel safety
+    /// A caller that leaves takes no permit along.
+    pub(super) async fn permit(
+        &self,
+        limit: &Limit,
+        turn: Turn,
+    ) -> Result<(Permit, Option<Waits<'_>>), Refusal> {
+        if let Some(permit) = limit.try_acquire() {
+            return Ok((permit, None));
+        }
+        let waits = {
+            let state = self.lock();
+            if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
+                return Err(Refusal::Phase(state.phase));
+            }
+            let waiting = self.waiters.load(Ordering::Relaxed);
+            if let Some(limit) = self
+                .rules
+                .queue_limit
+                .filter(|limit| waiting >= *limit && !turn.accepted)
+            {
+                return Err(Refusal::Full { waiting, limit });
+            }
+            self.waiters.fetch_add(1, Ordering::Relaxed);
+            Waits { dispatch: self }
+        };
+        let permit = limit.acquire().await;
+        let permit = permit.ok_or(Refusal::Phase(Phase::Stopped))?;
+        Ok((permit, Some(waits)))
+    }
+
+    /// What calls are refused for.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Where state changes are told.
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// How long calls wait and run.
+    pub(super) fn latencies(&self) -> &Latencies {
+        &self.latencies
     }
 
     /// Takes a worker back: the next caller in the queue gets it, or it is idle.
@@ -173,7 +272,7 @@ impl Dispatch {
         state.lent -= 1;
         seat.take_back();
         self.hand_on(&mut state, seat);
-        let quiet = state.is_quiet();
+        let quiet = self.is_quiet(&state);
         drop(state);
         if quiet {
             self.changed.notify_waiters();
@@ -191,9 +290,7 @@ impl Dispatch {
             if seat.is_lent() && !next.turn.ahead {
                 break;
             }
-            let Some(waiter) = state.waiting.pop_front() else {
-                break;
-            };
+            let Some(waiter) = state.waiting.pop() else { break };
             match waiter
                 .answer
                 .send(Ok(Lease::new(Arc::clone(self), Arc::clone(&seat))))
@@ -216,11 +313,8 @@ impl Dispatch {
     }
 
     fn refuse_all(&self, state: &mut State, refusal: &Refusal) {
-        for waiter in state.waiting.drain(..) {
-            // Those that have left have counted themselves out.
-            if waiter.answer.send(Err(refusal.clone())).is_ok() {
-                self.waiters.fetch_sub(1, Ordering::Relaxed);
-            }
+        for waiter in state.waiting.drain() {
+            self.refuse(waiter, refusal.clone());
         }
     }
 
@@ -248,7 +342,13 @@ impl Dispatch {
         state.phase = Phase::Stopped;
         self.refuse_all(&mut state, &Refusal::Phase(Phase::Stopped));
         drop(state);
+        self.rules.functions.close();
         self.changed.notify_waiters();
+    }
+
+    /// Nobody waits and no worker is lent.
+    fn is_quiet(&self, state: &State) -> bool {
+        state.lent == 0 && self.waiters.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn is_starting(&self) -> bool {
@@ -261,7 +361,7 @@ impl Dispatch {
 
     /// Resolves when nobody waits and no worker is lent.
     pub(super) async fn quiet(&self) {
-        self.until(State::is_quiet).await;
+        self.until(|state| self.is_quiet(state)).await;
     }
 
     /// Resolves when the pool has started, or will not: see [`Started`].
@@ -306,7 +406,7 @@ impl Dispatch {
         }
     }
 
-    pub(super) fn status(&self, name: &str, slots: Vec<ChildInfo>) -> PoolStatus {
+    pub(super) fn status(&self, slots: Vec<ChildInfo>) -> PoolStatus {
         let state = self.lock();
         let now = Instant::now();
         let workers = slots.into_iter().map(|child| {
@@ -318,13 +418,15 @@ impl Dispatch {
             }
         });
         PoolStatus {
-            name: name.to_owned(),
+            name: self.events.pool().to_owned(),
             phase: state.phase,
             workers: workers.collect(),
             ready: state.seats.len(),
             busy: state.seats.values().filter(|seat| seat.is_lent()).count(),
             queued: self.waiters.load(Ordering::Relaxed),
-            queue_limit: self.limit,
+            queue_limit: self.rules.queue_limit,
+            waited: self.latencies.waited.summary(),
+            ran: self.latencies.ran.summary(),
             last_start_error: state.last_error.clone(),
         }
     }
@@ -372,11 +474,20 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl State {
-    fn is_quiet(&self) -> bool {
-        self.lent == 0 && self.waiting.iter().all(|waiter| waiter.answer.is_closed())
-    }
+/// A caller that waits elsewhere than in the queue, and is counted all the same.
+#[derive(Debug)]
+pub(super) struct Waits<'a> {
+    dispatch: &'a Dispatch,
+}
 
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.dispatch.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.dispatch.changed.notify_waiters();
+    }
+}
+
+impl State {
     /// A refusal when no slot serves and none is about to.
     fn nobody(&self, slots: usize) -> Option<Refusal> {
         let hopeless = |trouble: &Trouble| trouble.given_up || trouble.failed_starts >= FAILED_STARTS;

@@ -2,7 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{dispatch::Refusal, status::Phase};
+use super::{
+    budget::{Budget, CancelOutcome, Cancelled},
+    dispatch::Refusal,
+    poison::Poisoned,
+    status::Phase,
+};
 use crate::{
     id::{SlotId, WorkerId},
     rpc::{CodecError, RemoteError, RemoteErrorKind},
@@ -23,6 +28,20 @@ pub enum CallError {
         /// How many may.
         limit: usize,
     },
+    /// A newer call took its place in the queue, which is full ([`Overflow::DropOldest`](super::Overflow::DropOldest)). Retryable: the
+    /// call was not executed.
+    #[error(
+        "a newer call took the place of this one in the queue of pool `{pool}`: {limit} calls wait, the most that may"
+    )]
+    Displaced {
+        /// The pool.
+        pool: Arc<str>,
+        /// How many calls may wait.
+        limit: usize,
+    },
+    /// The same call has ended one worker after the other, and is not executed for a while.
+    #[error(transparent)]
+    Poisoned(Box<Poisoned>),
     /// The pool takes no calls. The call was not executed.
     #[error("pool `{pool}` takes no calls: it is {phase}")]
     NotServing {
@@ -41,7 +60,7 @@ pub enum CallError {
         #[source]
         last: Option<Arc<StartError>>,
     },
-    /// The deadline passed.
+    /// The deadline, the queue timeout or the run timeout passed.
     #[error(transparent)]
     DeadlineExceeded(Box<DeadlineExceeded>),
     /// The worker ended during the call, which may have been executed, in part or whole.
@@ -55,32 +74,58 @@ pub enum CallError {
     Codec(#[from] CodecError),
 }
 
-/// A call's deadline passed.
+/// One of a call's budgets ran out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct DeadlineExceeded {
     /// The function.
     pub function: Arc<str>,
-    /// The deadline that passed.
-    pub deadline: Duration,
+    /// Which budget.
+    pub budget: Budget,
+    /// How much it was.
+    pub limit: Duration,
     /// How long the call waited in the queue.
     pub queued: Duration,
-    /// The worker it ran on and for how long; `None` when it was never executed.
+    /// The worker it ran on and for how long; `None` while it waited for one.
     pub ran: Option<(WorkerId, Duration)>,
+    /// The worker that was lost before, where it was to be executed [again](super::Request::idempotent).
+    #[source]
+    pub lost: Option<Box<WorkerLost>>,
+    pub(super) cancelled: Cancelled,
+}
+
+impl DeadlineExceeded {
+    /// Waits until the call has ended in its worker, and tells what ended it. That takes the pool's cancel grace at most.
+    ///
+    /// # Cancel safety
+    /// Safe; the call is ended all the same.
+    pub async fn outcome(&self) -> CancelOutcome {
+        self.cancelled.outcome().await
+    }
 }
 
 impl fmt::Display for DeadlineExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             function,
-            deadline,
+            budget,
+            limit,
             queued,
             ran,
+            lost,
+            ..
         } = self;
-        write!(f, "the deadline of {deadline:?} for {function} passed ")?;
-        match ran {
-            None => write!(f, "while it waited for a worker"),
-            Some((worker, ran)) => write!(f, "after {ran:.1?} on {worker} and {queued:.1?} in the queue"),
+        write!(f, "the {budget} of {limit:?} for {function} passed ")?;
+        match (ran, lost) {
+            (Some((worker, ran)), _) => {
+                write!(f, "after {ran:.1?} on {worker} and {queued:.1?} in the queue")
+            }
+            (None, Some(lost)) => write!(
+                f,
+                "while it waited for another worker than {}, which was lost",
+                lost.worker
+            ),
+            (None, None) => write!(f, "while it waited for a worker"),
         }
     }
 }
@@ -99,6 +144,9 @@ pub struct WorkerLost {
     pub slot: SlotId,
     /// How long the call had been running.
     pub ran: Duration,
+    /// The workers the call was executed on, this one included: more than 1 only for a call that may be
+    /// [retried](super::Request::idempotent).
+    pub attempts: u32,
     /// Why the worker ended, its exit outcome and the last it wrote to standard error.
     pub down: Down,
 }
@@ -108,6 +156,9 @@ impl fmt::Display for WorkerLost {
         write!(f, "{} was lost during {}", self.worker, self.function)?;
         if let Some(pid) = self.pid {
             write!(f, " (pid {pid})")?;
+        }
+        if self.attempts > 1 {
+            write!(f, ", attempt {}", self.attempts)?;
         }
         write!(f, ": {}", self.down)?;
         match self
@@ -145,12 +196,20 @@ pub struct CallFailed {
 pub enum CallErrorKind {
     /// The queue is full.
     QueueFull,
+    /// A newer call took its place in the queue.
+    Displaced,
+    /// It ended one worker after the other.
+    Poisoned,
     /// The pool takes no calls.
     NotServing,
     /// No slot has a worker.
     NoWorkers,
     /// The deadline passed.
     DeadlineExceeded,
+    /// It waited for a worker for too long.
+    QueueTimeout,
+    /// It ran for too long.
+    RunTimeout,
     /// The worker ended during the call.
     WorkerLost,
     /// The worker answered with an error.
@@ -164,9 +223,15 @@ impl CallError {
     pub const fn kind(&self) -> CallErrorKind {
         match self {
             Self::QueueFull { .. } => CallErrorKind::QueueFull,
+            Self::Displaced { .. } => CallErrorKind::Displaced,
+            Self::Poisoned(_) => CallErrorKind::Poisoned,
             Self::NotServing { .. } => CallErrorKind::NotServing,
             Self::NoWorkers { .. } => CallErrorKind::NoWorkers,
-            Self::DeadlineExceeded(_) => CallErrorKind::DeadlineExceeded,
+            Self::DeadlineExceeded(error) => match error.budget {
+                Budget::Deadline => CallErrorKind::DeadlineExceeded,
+                Budget::QueueTimeout => CallErrorKind::QueueTimeout,
+                Budget::RunTimeout => CallErrorKind::RunTimeout,
+            },
             Self::WorkerLost(_) => CallErrorKind::WorkerLost,
             Self::Failed(_) => CallErrorKind::Failed,
             Self::Codec(_) => CallErrorKind::Codec,
@@ -176,8 +241,12 @@ impl CallError {
     /// Whether the call may have been executed, in part or whole. `false` is certain.
     pub fn may_have_executed(&self) -> bool {
         match self {
-            Self::QueueFull { .. } | Self::NotServing { .. } | Self::NoWorkers { .. } => false,
-            Self::DeadlineExceeded(error) => error.ran.is_some(),
+            Self::QueueFull { .. }
+            | Self::Displaced { .. }
+            | Self::Poisoned(_)
+            | Self::NotServing { .. }
+            | Self::NoWorkers { .. } => false,
+            Self::DeadlineExceeded(error) => error.ran.is_some() || error.lost.is_some(),
             Self::WorkerLost(_) => true,
             Self::Failed(failed) => failed.error.may_have_executed(),
             Self::Codec(CodecError::Decode { .. }) => true,
@@ -189,12 +258,16 @@ impl CallError {
     /// to execute it twice is the caller's to know: see [`may_have_executed`](Self::may_have_executed).
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::QueueFull { .. } | Self::NoWorkers { .. } | Self::WorkerLost(_) => true,
+            Self::QueueFull { .. }
+            | Self::Displaced { .. }
+            | Self::NoWorkers { .. }
+            | Self::WorkerLost(_) => true,
+            Self::DeadlineExceeded(error) => matches!(error.budget, Budget::QueueTimeout),
             Self::Failed(failed) => matches!(
                 failed.error.kind,
                 RemoteErrorKind::ShuttingDown | RemoteErrorKind::Busy
             ),
-            Self::NotServing { .. } | Self::DeadlineExceeded(_) | Self::Codec(_) => false,
+            Self::Poisoned(_) | Self::NotServing { .. } | Self::Codec(_) => false,
         }
     }
 
@@ -211,6 +284,7 @@ impl CallError {
         let pool = pool.into();
         match refusal {
             Refusal::Full { waiting, limit } => Self::QueueFull { pool, waiting, limit },
+            Refusal::Displaced { limit } => Self::Displaced { pool, limit },
             Refusal::Phase(phase) => Self::NotServing { pool, phase },
             Refusal::Nobody { last } => Self::NoWorkers { pool, last },
         }

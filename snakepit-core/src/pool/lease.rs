@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{dispatch::Dispatch, seat::Seat};
+use super::{dispatch::Dispatch, limits::Permit, seat::Seat};
 use crate::{
     clock::within,
     worker::{Down, DownReason, TransportError},
@@ -24,6 +24,8 @@ pub(super) struct Lease {
     seat: Arc<Seat>,
     /// The call, once it was sent.
     call_id: Option<u64>,
+    /// To execute a function that is limited; given back with the worker.
+    permit: Option<Permit>,
 }
 
 impl Lease {
@@ -34,7 +36,14 @@ impl Lease {
             dispatch: Some(dispatch),
             seat,
             call_id: None,
+            permit: None,
         }
+    }
+
+    /// Takes the permit for what is executed.
+    pub(super) fn permitted(mut self, permit: Option<Permit>) -> Self {
+        self.permit = permit;
+        self
     }
 
     /// Whether the worker can have more than one call.
@@ -114,8 +123,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
             if self.call_id.take().is_some() {
-                self.seat.finish(Instant::now());
+                let ran = self.seat.finish(Instant::now());
+                dispatch.latencies().ran.record(ran);
             }
+            self.permit = None;
             dispatch.give_back(Arc::clone(&self.seat));
         }
     }

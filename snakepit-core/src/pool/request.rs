@@ -1,27 +1,16 @@
-//! One call, from its settings to its answer.
+//! A call, prepared and sent.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use snakepit_proto::v1::{CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
-};
+use snakepit_proto::v1::{CallResponse, call_error::Kind, call_response::Outcome};
+use tokio::time::timeout;
 
-use super::{
-    Pool,
-    dispatch::Turn,
-    error::{CallError, CallFailed, DeadlineExceeded, WorkerLost},
-    lease::Lease,
-    settle::{Settler, Underway},
-    stream::Items,
-};
+use super::{Pool, attempt::Attempt, dispatch::Turn, error::CallError, settle::Underway, stream::Items};
 use crate::{
-    id::{SlotId, WorkerId},
-    rpc::{CodecError, MAX_MESSAGE_LEN, RemoteError, codec},
-    worker::{Down, DownReason, TransportError},
+    rpc::{CodecError, MAX_MESSAGE_LEN, codec},
+    worker::TransportError,
 };
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
@@ -38,23 +27,31 @@ const PATIENCE: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request<'a> {
-    pool: &'a Pool,
-    function: Arc<str>,
-    args: Bytes,
-    kwargs: Bytes,
-    deadline: Option<Duration>,
+    pub(super) pool: &'a Pool,
+    pub(super) function: Arc<str>,
+    pub(super) args: Bytes,
+    pub(super) kwargs: Bytes,
+    pub(super) deadline: Option<Duration>,
+    pub(super) queue_timeout: Option<Duration>,
+    pub(super) run_timeout: Option<Duration>,
+    pub(super) idempotent: bool,
+    priority: i32,
     credit: u32,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(pool: &'a Pool, function: Arc<str>) -> Self {
-        let deadline = pool.shared.settings.deadline;
+        let settings = &pool.shared.settings;
         Self {
             pool,
             function,
             args: Bytes::new(),
             kwargs: Bytes::new(),
-            deadline,
+            deadline: settings.deadline,
+            queue_timeout: settings.queue_timeout,
+            run_timeout: settings.run_timeout,
+            idempotent: false,
+            priority: 0,
             credit: CREDIT,
         }
     }
@@ -97,6 +94,40 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Sets how long the call may wait in the queue; zero does not let it wait, `None` lifts the pool's bound. See
+    /// [`PoolSettings::queue_timeout`](super::PoolSettings::queue_timeout). Default: the pool's.
+    pub fn queue_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        Self {
+            queue_timeout: timeout.into(),
+            ..self
+        }
+    }
+
+    /// Sets how long the call may be executed, counted from being handed to a worker; `None` lifts the pool's bound. See
+    /// [`PoolSettings::run_timeout`](super::PoolSettings::run_timeout). Default: the pool's.
+    pub fn run_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        Self {
+            run_timeout: timeout.into(),
+            ..self
+        }
+    }
+
+    /// Says that executing the call twice is harmless. When its worker is lost it is executed by another one, within its
+    /// deadline and on at most [`PoolSettings::attempts`](super::PoolSettings::attempts) workers. A stream is not: its items
+    /// may have been used. Default: a call is executed at most once.
+    pub fn idempotent(self) -> Self {
+        Self {
+            idempotent: true,
+            ..self
+        }
+    }
+
+    /// Sets the priority in the queue. A higher one is always served before a lower one, which a busy pool may let starve: a
+    /// [queue timeout](Self::queue_timeout) bounds that. Equals are served in the order they came. Default 0.
+    pub fn priority(self, priority: i32) -> Self {
+        Self { priority, ..self }
+    }
+
     /// Sets how many items a stream's producer may be ahead of its consumer; at least 1. Default 16.
     pub fn credit(self, items: u32) -> Self {
         Self {
@@ -126,29 +157,24 @@ impl<'a> Request<'a> {
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
         self.check_len()?;
-        let mut attempt = Attempt::new(self);
-        let mut turn = Turn {
-            ahead: true,
-            first: false,
-        };
+        let mut turn = self.turn(true);
+        let mut attempt = Attempt::new(self)?;
         loop {
-            // What comes round again was not executed.
-            attempt.begun = None;
             let mut lease = attempt.checkout(turn).await?;
-            turn.first = true;
+            (turn.first, turn.accepted) = (true, true);
             let call_id = attempt.begin(&mut lease);
             let work = lease.seat().client.call(attempt.call_request(call_id));
-            let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
+            let mut underway = Underway::new(attempt.settler(), lease, call_id, work);
             let Some(answer) = attempt.within(attended(&mut underway)).await else {
-                // Dropping what is under way cancels the call and gives the worker back when it has stopped.
-                return Err(attempt.overdue());
+                return Err(attempt.overdue(underway.abandon()));
             };
             match answer {
                 // The call before it takes long: some other worker may be free sooner.
-                None => {}
+                None => attempt.unexecuted(),
                 Some(Ok(answer)) if is_shutting_down(&answer) => {
                     // Certainly not executed. That worker is leaving, so each turn takes another one.
                     attempt.leaving(underway.finish());
+                    attempt.unexecuted();
                 }
                 Some(Ok(answer)) => return attempt.answer(underway.finish(), answer),
                 Some(Err(error)) => {
@@ -158,8 +184,10 @@ impl<'a> Request<'a> {
                     let error = attempt.explain(&mut loss).await;
                     // What a worker that has ended did not begin was certainly not executed.
                     let ended = matches!(&error, CallError::WorkerLost(lost) if lost.down.outcome.is_some());
-                    if !ended || worker.has_begun(call_id) != Some(false) {
-                        return Err(error);
+                    if ended && worker.has_begun(call_id) == Some(false) {
+                        attempt.unexecuted();
+                    } else {
+                        attempt.try_again(error)?;
                     }
                 }
             }
@@ -175,30 +203,34 @@ impl<'a> Request<'a> {
     /// As [`send`](Self::send).
     pub async fn stream<T: DeserializeOwned>(self) -> Result<Items<T>, CallError> {
         self.check_len()?;
-        let credit = self.credit;
-        let mut attempt = Attempt::new(self);
-        let mut lease = attempt
-            .checkout(Turn {
-                ahead: false,
-                first: false,
-            })
-            .await?;
+        let (credit, turn) = (self.credit, self.turn(false));
+        let mut attempt = Attempt::new(self)?;
+        let mut lease = attempt.checkout(turn).await?;
         let call_id = attempt.begin(&mut lease);
         let request = attempt.call_request(call_id);
         let work = lease.seat().client.call_stream(request, credit);
-        let mut underway = Underway::new(attempt.settler.clone(), lease, call_id, work);
+        let mut underway = Underway::new(attempt.settler(), lease, call_id, work);
         match attempt.within(underway.work()).await {
             Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
             Some(Err(error)) => {
                 let mut loss = attempt.lost(underway.finish(), error);
-                Err(attempt.explain(&mut loss).await)
+                Err(attempt.explain_for_good(&mut loss).await)
             }
-            None => Err(attempt.overdue()),
+            None => Err(attempt.overdue(underway.abandon())),
         }
     }
 }
 
 impl Request<'_> {
+    /// How it is served; `ahead` where it may wait in a worker.
+    fn turn(&self, ahead: bool) -> Turn {
+        Turn {
+            priority: self.priority,
+            ahead,
+            ..Turn::default()
+        }
+    }
+
     /// What does not fit into a message would fail in the connection, as if the worker were to blame.
     fn check_len(&self) -> Result<(), CodecError> {
         let len = self.args.len() + self.kwargs.len();
@@ -227,165 +259,10 @@ fn is_shutting_down(answer: &CallResponse) -> bool {
     matches!(&answer.outcome, Some(Outcome::Error(error)) if error.kind() == Kind::ShuttingDown)
 }
 
-/// A worker that was lost during a call.
-#[derive(Debug)]
-pub(super) struct Loss {
-    worker: WorkerId,
-    pid: Option<u32>,
-    slot: SlotId,
-    ran: Duration,
-    down: JoinHandle<Down>,
-}
-
-/// What is known of a call while it is made.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    pool: Arc<str>,
-    settler: Settler,
-    function: Arc<str>,
-    args: Bytes,
-    kwargs: Bytes,
-    deadline: Option<(Duration, Instant)>,
-    sent: Instant,
-    begun: Option<(WorkerId, Instant)>,
-}
-
-impl Attempt {
-    fn new(request: Request<'_>) -> Self {
-        let sent = Instant::now();
-        let Request {
-            pool,
-            function,
-            args,
-            kwargs,
-            deadline,
-            ..
-        } = request;
-        // A deadline past the end of time is none.
-        let deadline = deadline.and_then(|deadline| Some((deadline, sent.checked_add(deadline)?)));
-        let settler = Settler::new(&pool.shared);
-        Self {
-            pool: pool.name().into(),
-            settler,
-            function,
-            args,
-            kwargs,
-            deadline,
-            sent,
-            begun: None,
-        }
-    }
-
-    /// Awaits something until the deadline; `None` when that passed first.
-    pub(super) async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        match self.deadline {
-            Some((_, at)) => timeout_at(at, work).await.ok(),
-            None => Some(work.await),
-        }
-    }
-
-    async fn checkout(&self, turn: Turn) -> Result<Lease, CallError> {
-        match self.within(self.settler.dispatch().checkout(turn)).await {
-            // Granted in the moment the deadline passed: what nobody waits for is not executed.
-            Some(Ok(_)) if self.deadline.is_some_and(|(_, at)| at <= Instant::now()) => Err(self.overdue()),
-            Some(granted) => granted.map_err(|refusal| CallError::refused(&self.pool, refusal)),
-            None => Err(self.overdue()),
-        }
-    }
-
-    fn begin(&mut self, lease: &mut Lease) -> u64 {
-        let now = Instant::now();
-        self.begun = Some((lease.seat().worker.id(), now));
-        lease.begin(now)
-    }
-
-    fn call_request(&self, call_id: u64) -> CallRequest {
-        let left = self
-            .deadline
-            .map(|(_, at)| at.saturating_duration_since(Instant::now()));
-        CallRequest {
-            call_id,
-            function: self.function.as_ref().to_owned(),
-            args: self.args.clone(),
-            kwargs: self.kwargs.clone(),
-            deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
-        }
-    }
-
-    fn answer(&self, lease: Lease, answer: CallResponse) -> Result<Bytes, CallError> {
-        match answer.outcome {
-            Some(Outcome::Value(value)) => Ok(value),
-            Some(Outcome::Error(error)) => Err(self.failed(&lease, error.into())),
-            None => Err(self.failed(
-                &lease,
-                RemoteError::protocol("the worker answered without an outcome"),
-            )),
-        }
-    }
-
-    pub(super) fn failed(&self, lease: &Lease, error: RemoteError) -> CallError {
-        let worker = &lease.seat().worker;
-        let (function, pid) = (Arc::clone(&self.function), worker.pid());
-        CallError::Failed(Box::new(CallFailed {
-            function,
-            worker: worker.id(),
-            pid,
-            error,
-        }))
-    }
-
-    /// The worker refused a call since it is leaving.
-    pub(super) fn leaving(&self, lease: Lease) {
-        self.settler.leaving(lease);
-    }
-
-    /// The connection failed: the worker is lost, and why is told by its end.
-    pub(super) fn lost(&self, lease: Lease, error: TransportError) -> Loss {
-        tracing::debug!(function = %self.function, %error, "a worker's connection failed during a call");
-        Loss {
-            worker: lease.seat().worker.id(),
-            pid: lease.seat().worker.pid(),
-            slot: lease.seat().slot,
-            ran: self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed()),
-            down: self.settler.lost(lease, error),
-        }
-    }
-
-    /// Waits until the deadline to learn why a worker was lost. Cancel safe, until it has resolved.
-    pub(super) async fn explain(&self, loss: &mut Loss) -> CallError {
-        let Some(down) = self.within(&mut loss.down).await else {
-            return self.overdue();
-        };
-        CallError::WorkerLost(Box::new(WorkerLost {
-            function: Arc::clone(&self.function),
-            worker: loss.worker,
-            pid: loss.pid,
-            slot: loss.slot,
-            ran: loss.ran,
-            // Only a runtime that is being shut down drops the task, and then all that is known is this.
-            down: down.unwrap_or_else(|_| Down {
-                reason: DownReason::ChannelClosed,
-                outcome: None,
-                stderr_tail: String::new(),
-            }),
-        }))
-    }
-
-    pub(super) fn overdue(&self) -> CallError {
-        let begun = self.begun.map_or_else(Instant::now, |(_, begun)| begun);
-        CallError::DeadlineExceeded(Box::new(DeadlineExceeded {
-            function: Arc::clone(&self.function),
-            deadline: self.deadline.map_or(Duration::ZERO, |(deadline, _)| deadline),
-            queued: begun - self.sent,
-            ran: self.begun.map(|(worker, begun)| (worker, begun.elapsed())),
-        }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::Events, testing::FakeWorkerFactory};
+    use crate::{event::Events, id::SlotId, testing::FakeWorkerFactory};
 
     #[tokio::test]
     async fn arguments_that_no_message_can_hold_are_refused_before_anything_is_sent() {

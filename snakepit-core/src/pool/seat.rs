@@ -126,12 +126,13 @@ impl Seat {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A call that ran on it is over: the next one runs now.
-    pub(super) fn finish(&self, now: Instant) {
+    /// A call that ran on it is over: the next one runs now. How long it ran.
+    pub(super) fn finish(&self, now: Instant) -> Duration {
         let mut load = self.load();
         load.calls = load.calls.saturating_sub(1);
         load.last = load.since.map_or(Duration::MAX, |since| now - since);
         load.since = (load.calls > 0).then_some(now);
+        load.last
     }
 
     /// A call that never ran on it was taken back, since the one before it takes long.

@@ -5,8 +5,16 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::task::TaskTracker;
 
-use super::{Shared, dispatch::Dispatch, lease::Lease};
-use crate::worker::{BoxFuture, Down, DownReason, ItemStream, TransportError};
+use super::{
+    Shared,
+    budget::{CancelOutcome, Cancelled},
+    dispatch::Dispatch,
+    lease::Lease,
+};
+use crate::{
+    event::EventKind,
+    worker::{BoxFuture, Down, DownReason, ItemStream, TransportError},
+};
 
 /// A cancel can overtake the call it is for, since they travel on different connections; it is sent again.
 const CANCEL_AGAIN: Duration = Duration::from_millis(50);
@@ -45,10 +53,22 @@ impl Settler {
         self.runtime.spawn(lease.leaving());
     }
 
-    fn spawn(&self, lease: Lease, call_id: u64, end: BoxFuture<Result<(), TransportError>>) {
-        let grace = self.grace;
-        self.tasks
-            .spawn_on(settle(lease, call_id, end, grace), &self.runtime);
+    fn spawn(&self, lease: Lease, call_id: u64, end: BoxFuture<Result<(), TransportError>>) -> Cancelled {
+        let (grace, dispatch) = (self.grace, Arc::clone(&self.dispatch));
+        let (told, cancelled) = Cancelled::new();
+        let (slot, worker) = (lease.seat().slot, lease.seat().worker.id());
+        let settled = async move {
+            let outcome = settle(lease, call_id, end, grace).await;
+            dispatch.events().emit(EventKind::CallCancelled {
+                slot,
+                worker,
+                call_id,
+                outcome,
+            });
+            told.send_replace(Some(outcome));
+        };
+        self.tasks.spawn_on(settled, &self.runtime);
+        cancelled
     }
 }
 
@@ -97,6 +117,17 @@ impl<T: Send + 'static> Underway<T> {
         recalled
     }
 
+    /// Cancels the call, in the background.
+    pub(super) fn abandon(&mut self) -> Cancelled {
+        match self.rest.take() {
+            Some((lease, work)) => {
+                let end = Box::pin(async move { work.await.map(drop) });
+                self.settler.spawn(lease, self.call_id, end)
+            }
+            None => Cancelled::over(CancelOutcome::NeverBegan),
+        }
+    }
+
     /// Whether the call may have to wait in the worker for another one.
     pub(super) fn can_share(&self) -> bool {
         self.rest.as_ref().is_some_and(|(lease, _)| lease.can_share())
@@ -131,10 +162,7 @@ impl<T: Send + 'static> fmt::Debug for Underway<T> {
 
 impl<T: Send + 'static> Drop for Underway<T> {
     fn drop(&mut self) {
-        if let Some((lease, work)) = self.rest.take() {
-            self.settler
-                .spawn(lease, self.call_id, Box::pin(async move { work.await.map(drop) }));
-        }
+        self.abandon();
     }
 }
 
@@ -163,7 +191,7 @@ impl StreamUnderway {
     }
 
     /// Cancels what is left of the stream, in the background.
-    pub(super) fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) -> Cancelled {
         if let Some((lease, mut stream)) = self.rest.take() {
             // Items that were under way are read and thrown away: the stream's end is the producer's.
             let end = async move {
@@ -172,7 +200,9 @@ impl StreamUnderway {
                 }
                 Ok(())
             };
-            self.settler.spawn(lease, self.call_id, Box::pin(end));
+            self.settler.spawn(lease, self.call_id, Box::pin(end))
+        } else {
+            Cancelled::over(CancelOutcome::Stopped)
         }
     }
 
@@ -189,7 +219,12 @@ impl Drop for StreamUnderway {
 }
 
 /// Cancels a call until it ends; a worker in which it does not end is condemned.
-async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), TransportError>>, grace: Duration) {
+async fn settle(
+    lease: Lease,
+    call_id: u64,
+    mut end: BoxFuture<Result<(), TransportError>>,
+    grace: Duration,
+) -> CancelOutcome {
     let client = Arc::clone(&lease.seat().client);
     let cancel = async {
         loop {
@@ -206,11 +241,17 @@ async fn settle(lease: Lease, call_id: u64, mut end: BoxFuture<Result<(), Transp
         ended = &mut end => {
             if let Err(error) = ended {
                 lease.lost(error).await;
+                return CancelOutcome::WorkerLost;
             }
+            CancelOutcome::Stopped
         }
         () = sleep(grace) => {
             lease.condemn(DownReason::CallOverran { call_id, grace });
+            CancelOutcome::WorkerReplaced
         }
-        () = cancel => lease.forgo(),
+        () = cancel => {
+            lease.forgo();
+            CancelOutcome::NeverBegan
+        }
     }
 }

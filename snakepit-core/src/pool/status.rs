@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::latency::Latency;
 use crate::{supervision::ChildInfo, worker::StartError};
 
 /// What a pool does with calls.
@@ -53,6 +54,10 @@ pub struct PoolStatus {
     pub queued: usize,
     /// How many may wait; `None` is unlimited.
     pub queue_limit: Option<usize>,
+    /// How long calls waited for a worker, from sending to dispatch.
+    pub waited: Latency,
+    /// How long calls ran, from dispatch to their end.
+    pub ran: Latency,
     /// The last start that failed.
     pub last_start_error: Option<Arc<StartError>>,
 }

@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use snakepit_proto::v1::{StreamResponse, call_error::Kind, stream_response::Message};
 
 use super::{
+    attempt::{Attempt, Loss},
     error::CallError,
-    request::{Attempt, Loss},
     settle::StreamUnderway,
 };
 use crate::rpc::{RemoteError, codec};
@@ -49,8 +49,8 @@ impl<T: DeserializeOwned> Items<T> {
         }
         let stream = self.underway.stream()?;
         let Some(received) = self.attempt.within(stream.items.recv()).await else {
-            self.underway.abandon();
-            return Some(Err(self.attempt.overdue()));
+            let cancelled = self.underway.abandon();
+            return Some(Err(self.attempt.overdue(cancelled)));
         };
         match received {
             Some(Ok(StreamResponse { message, .. })) => match message {
@@ -67,6 +67,7 @@ impl<T: DeserializeOwned> Items<T> {
                 Some(Message::Error(error)) => {
                     let lease = self.underway.finish()?;
                     let leaving = error.kind() == Kind::ShuttingDown;
+                    self.attempt.answered();
                     let error = self.attempt.failed(&lease, error.into());
                     if leaving {
                         self.attempt.leaving(lease);
@@ -88,7 +89,9 @@ impl<T: DeserializeOwned> Items<T> {
                 self.lost().await
             }
             None => {
-                self.underway.finish();
+                if self.underway.finish().is_some() {
+                    self.attempt.answered();
+                }
                 None
             }
         }
@@ -96,7 +99,7 @@ impl<T: DeserializeOwned> Items<T> {
 
     /// Why the worker was lost, once. Cancel safe: it is taken up again by the next call.
     async fn lost(&mut self) -> Option<Result<T, CallError>> {
-        let error = self.attempt.explain(self.loss.as_mut()?).await;
+        let error = self.attempt.explain_for_good(self.loss.as_mut()?).await;
         self.loss = None;
         Some(Err(error))
     }

@@ -16,12 +16,18 @@ const SLOT: SlotId = SlotId(0);
 
 /// As a new call waits.
 const LAST: Turn = Turn {
+    priority: 0,
     ahead: true,
     first: false,
+    accepted: false,
 };
 
 fn pool(slots: usize, limit: Option<usize>) -> Arc<Dispatch> {
-    let dispatch = Arc::new(Dispatch::new(slots, limit));
+    let rules = Rules::new(&PoolSettings {
+        queue_limit: limit,
+        ..PoolSettings::default()
+    });
+    let dispatch = Arc::new(Dispatch::new(slots, rules, Events::new("test")));
     dispatch.open();
     dispatch
 }
@@ -52,7 +58,7 @@ fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> std::task::Po
 }
 
 fn queued(dispatch: &Dispatch) -> usize {
-    dispatch.status("test", Vec::new()).queued
+    dispatch.status(Vec::new()).queued
 }
 
 #[tokio::test]

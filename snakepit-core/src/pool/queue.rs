@@ -1,0 +1,193 @@
+//! Callers that wait for a worker: the urgent first, and among equals whoever came first.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+};
+
+use tokio::sync::oneshot;
+
+use super::dispatch::{Grant, Turn};
+
+/// What happens to a call that finds the queue full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is refused with [`CallError::QueueFull`](super::CallError::QueueFull). The default.
+    #[default]
+    Refuse,
+    /// It takes the place of the call that waits longest among the least urgent, which ends with
+    /// [`CallError::Displaced`](super::CallError::Displaced). For callers that want the newest answer: a frame, a price. When all that
+    /// wait are more urgent, or the limit is 0, it is refused.
+    DropOldest,
+}
+
+/// A caller in the queue.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) answer: oneshot::Sender<Grant>,
+    pub(super) turn: Turn,
+}
+
+impl Queued {
+    fn has_left(&self) -> bool {
+        self.answer.is_closed()
+    }
+}
+
+/// The queue. Those that have left stay in it, unseen, until they are passed over or [purged](Self::purge).
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    levels: BTreeMap<Reverse<i32>, VecDeque<Queued>>,
+    len: usize,
+}
+
+impl Queue {
+    /// How many are in it, those that have left included.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a caller, behind all of its priority; one that has waited before goes in front of them.
+    pub(super) fn push(&mut self, caller: Queued) {
+        let level = self.levels.entry(Reverse(caller.turn.priority)).or_default();
+        if caller.turn.first {
+            level.push_front(caller);
+        } else {
+            level.push_back(caller);
+        }
+        self.len += 1;
+    }
+
+    /// Whose turn is next.
+    pub(super) fn front(&mut self) -> Option<&Queued> {
+        loop {
+            let level = self.levels.first_entry()?;
+            match level.get().front() {
+                Some(caller) if !caller.has_left() => break,
+                Some(_) => drop(self.pop()),
+                None => drop(level.remove()),
+            }
+        }
+        self.levels.first_key_value()?.1.front()
+    }
+
+    /// Takes out whose turn is next.
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        while let Some(mut level) = self.levels.first_entry() {
+            let caller = level.get_mut().pop_front();
+            if level.get().is_empty() {
+                level.remove();
+            }
+            if caller.is_some() {
+                self.len -= 1;
+                return caller;
+            }
+        }
+        None
+    }
+
+    /// Takes out who waits longest among the least urgent, unless that is more urgent than this priority.
+    pub(super) fn pop_oldest(&mut self, priority: i32) -> Option<Queued> {
+        while let Some(mut level) = self.levels.last_entry() {
+            if level.key().0 > priority {
+                return None;
+            }
+            let caller = level.get_mut().pop_front();
+            if level.get().is_empty() {
+                level.remove();
+            }
+            if let Some(caller) = caller {
+                self.len -= 1;
+                if !caller.has_left() {
+                    return Some(caller);
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes out those that have left.
+    pub(super) fn purge(&mut self) {
+        self.levels.retain(|_, level| {
+            level.retain(|caller| !caller.has_left());
+            !level.is_empty()
+        });
+        self.len = self.levels.values().map(VecDeque::len).sum();
+    }
+
+    /// Takes everybody out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> {
+        self.len = 0;
+        std::mem::take(&mut self.levels).into_values().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = oneshot::Receiver<Grant>;
+
+    fn join(queue: &mut Queue, priority: i32, first: bool) -> Answer {
+        let (answer, granted) = oneshot::channel();
+        let turn = Turn {
+            priority,
+            first,
+            ..Turn::default()
+        };
+        queue.push(Queued { answer, turn });
+        granted
+    }
+
+    /// The next caller is the one that holds this.
+    fn is_next(queue: &mut Queue, mut granted: Answer) -> bool {
+        let next = queue.pop().expect("somebody waits");
+        drop(next.answer);
+        matches!(granted.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_equals_in_the_order_they_came() {
+        let mut queue = Queue::default();
+        let low = join(&mut queue, -1, false);
+        let [first, second] = [join(&mut queue, 0, false), join(&mut queue, 0, false)];
+        let high = join(&mut queue, 7, false);
+        let returned = join(&mut queue, 0, true);
+        assert_eq!(queue.len(), 5);
+        for expected in [high, returned, first, second, low] {
+            assert!(is_next(&mut queue, expected));
+        }
+        assert!(queue.pop().is_none() && queue.len() == 0);
+    }
+
+    #[test]
+    fn those_that_have_left_are_passed_over() {
+        let mut queue = Queue::default();
+        drop(join(&mut queue, 1, false));
+        drop(join(&mut queue, 0, false));
+        assert_eq!(queue.len(), 2);
+        assert!(queue.front().is_none() && queue.len() == 0);
+        drop(join(&mut queue, 0, false));
+        let stays = join(&mut queue, 0, false);
+        assert!(queue.front().is_some() && queue.len() == 1);
+        drop(join(&mut queue, 3, false));
+        queue.purge();
+        assert_eq!(queue.len(), 1);
+        assert!(is_next(&mut queue, stays));
+    }
+
+    #[test]
+    fn the_oldest_of_the_least_urgent_is_displaced_and_never_somebody_more_urgent() {
+        let mut queue = Queue::default();
+        let high = join(&mut queue, 5, false);
+        drop(join(&mut queue, 1, false));
+        let [mut older, newer] = [join(&mut queue, 1, false), join(&mut queue, 1, false)];
+        assert!(queue.pop_oldest(0).is_none());
+        drop(queue.pop_oldest(1).expect("an equal one"));
+        assert!(older.try_recv().is_err() && queue.len() == 2);
+        assert!(queue.pop_oldest(5).is_some() && queue.pop_oldest(5).is_some());
+        assert!(queue.pop_oldest(5).is_none() && queue.len() == 0);
+        drop((high, newer));
+    }
+}

@@ -1,0 +1,116 @@
+//! Settings of a pool.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{builder::SettingsError, queue::Overflow};
+use crate::supervision::Shutdown;
+
+/// The largest number of slots: each is a process.
+const MAX_WORKERS: usize = 100_000;
+
+/// Settings of a pool, each with its default. [`PoolBuilder`](super::PoolBuilder) sets them one by one and checks them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolSettings {
+    /// Worker slots; at least 1. Default: the CPUs this process may use.
+    pub workers: usize,
+    /// Callers that may wait for a worker; 0 means that a call which finds all workers busy is refused, `None` is unlimited.
+    /// Default 1,000: at a millisecond a call, the last of them waits a second.
+    pub queue_limit: Option<usize>,
+    /// What happens to a call that finds the queue full. Default [`Overflow::Refuse`].
+    pub overflow: Overflow,
+    /// How many calls of a function may be executed at once in the whole pool; at least 1. The name is the one that calls use.
+    /// Further ones wait, in the order they came whatever their priority, and count as waiting in the queue. Default: as many
+    /// as there are workers.
+    pub function_limits: BTreeMap<String, usize>,
+    /// Deadline of calls that set none, over queue, execution and retries. Default `None`: only the caller knows how long its
+    /// function may take.
+    pub deadline: Option<Duration>,
+    /// How long calls that do not say may wait in the queue. Counted anew when a call comes back to the queue: because its
+    /// worker was lost, or executed another call for longer than expected. Default `None`; zero lets no call wait.
+    pub queue_timeout: Option<Duration>,
+    /// How long calls that do not say may be executed, counted from being handed to a worker: up to 2 ms of it may pass there
+    /// behind a short call. Default `None`; not zero.
+    pub run_timeout: Option<Duration>,
+    /// On how many workers, one after the other, a call that is [idempotent](super::Request::idempotent) is executed when each
+    /// of them is lost; at least 1. Default 3: a call that has ended three workers is more likely to blame than they are.
+    pub attempts: u32,
+    /// How many workers in a row the same call (function and arguments) may lose before it is refused with
+    /// [`CallError::Poisoned`](super::CallError::Poisoned); at least 1, `None` refuses none. It is tried again after 30 s, then
+    /// with pauses that double up to 5 min; one answer, and all is forgotten. Default 3: as many as a slot's restart intensity.
+    pub poison_limit: Option<u32>,
+    /// From a call's cancellation to the end of the worker that goes on with it. Default 1 s; zero ends the worker at once.
+    pub cancel_grace: Duration,
+    /// How long the start waits for the workers. When it runs out the pool starts with those that are ready, or fails when there
+    /// is none. Default 60 s: twice the start deadline of a worker; not zero.
+    pub start_timeout: Duration,
+    /// How [`Pool::shutdown`](super::Pool::shutdown) ends calls and workers. Default: 5 s for calls to finish, 5 s from SIGTERM to
+    /// SIGKILL. In between, a worker without a call is asked to run its stop hooks and to leave, within as long as the calls
+    /// had and at most 2 s; one with a call is sent SIGTERM at once.
+    pub shutdown: Shutdown,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            queue_limit: Some(1000),
+            overflow: Overflow::default(),
+            function_limits: BTreeMap::new(),
+            deadline: None,
+            queue_timeout: None,
+            run_timeout: None,
+            attempts: 3,
+            poison_limit: Some(3),
+            cancel_grace: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(60),
+            shutdown: Shutdown::default(),
+        }
+    }
+}
+
+impl PoolSettings {
+    /// Everything that is wrong with them.
+    ///
+    /// # Errors
+    /// A sentence for each.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let mut wrong = Vec::new();
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            wrong.push(format!(
+                "workers is {}, it must be 1 to {MAX_WORKERS}",
+                self.workers
+            ));
+        }
+        let zero = |time: Option<Duration>| time.is_some_and(|time| time.is_zero());
+        if zero(self.deadline) {
+            wrong
+                .push("deadline is zero: every call would fail at once; use None for no deadline".to_owned());
+        }
+        if zero(self.run_timeout) {
+            wrong.push(
+                "run_timeout is zero: every call would be cancelled at once; use None for no timeout"
+                    .to_owned(),
+            );
+        }
+        for (function, _) in self.function_limits.iter().filter(|(_, limit)| **limit == 0) {
+            wrong.push(format!(
+                "the limit of function {function} is 0: it could never be called; it must be at least 1"
+            ));
+        }
+        if self.attempts == 0 {
+            wrong.push("attempts is 0: no call could be executed; it must be at least 1".to_owned());
+        }
+        if self.poison_limit == Some(0) {
+            wrong.push("poison_limit is 0: it must be at least 1, or None to refuse no call".to_owned());
+        }
+        if self.start_timeout.is_zero() {
+            wrong.push("start_timeout is zero: no worker can be ready in that time".to_owned());
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(SettingsError(wrong))
+        }
+    }
+}
