@@ -292,6 +292,7 @@ async fn handshake(
         adapters: spec.adapters.clone(),
         paths: spec.paths.iter().map(|path| path.display().to_string()).collect(),
         log_level: spec.log_level,
+        ..HandshakeRequest::default()
     };
     let answer = control
         .handshake(request)
