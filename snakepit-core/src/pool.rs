@@ -23,6 +23,7 @@
 mod builder;
 mod dispatch;
 mod error;
+mod idle;
 mod lease;
 mod request;
 mod seat;

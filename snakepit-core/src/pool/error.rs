@@ -6,7 +6,7 @@ use super::{dispatch::Refusal, status::Phase};
 use crate::{
     id::{SlotId, WorkerId},
     rpc::{CodecError, RemoteError, RemoteErrorKind},
-    worker::{Down, StartError},
+    worker::{Down, DownReason, StartError},
 };
 
 /// Why a call has no result.
@@ -97,6 +97,9 @@ pub struct WorkerLost {
     pub pid: Option<u32>,
     /// Its slot.
     pub slot: SlotId,
+    /// The id of the call within its worker, as logs and `context` show it. Where the worker ended because a call overran, that is
+    /// another one: [`DownReason::CallOverran`](crate::worker::DownReason::CallOverran) has its id.
+    pub call_id: Option<u64>,
     /// How long the call had been running.
     pub ran: Duration,
     /// Why the worker ended, its exit outcome and the last it wrote to standard error.
@@ -109,7 +112,12 @@ impl fmt::Display for WorkerLost {
         if let Some(pid) = self.pid {
             write!(f, " (pid {pid})")?;
         }
-        write!(f, ": {}", self.down)?;
+        match (&self.down.reason, self.call_id) {
+            (DownReason::CallOverran { call_id, .. }, Some(own)) if *call_id != own => {
+                write!(f, ": of the other calls on it, {}", self.down)?;
+            }
+            _ => write!(f, ": {}", self.down)?,
+        }
         match self
             .down
             .stderr_tail
