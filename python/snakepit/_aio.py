@@ -1,67 +1,143 @@
-"""The event loop that ``async def`` functions share, one per worker, so that what they open lives on."""
+"""The event loop that ``async def`` functions share, so that what they open lives on.
+
+There is one per thread that runs calls, and one thread unless the host asked for more.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from _thread import get_ident
 from collections.abc import Awaitable, Coroutine
+from concurrent.futures import CancelledError, Future
+from threading import main_thread
 from typing import Any, TypeVar
+
+from snakepit import _context
 
 T = TypeVar("T")
 
-_loop: asyncio.AbstractEventLoop | None = None
-_task: asyncio.Task[Any] | None = None
+
+class _Runner:
+    """A thread's loop, and what runs on it for the present call."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.task: asyncio.Future[Any] | None = None
+        self.place: int | None = None
+
+
+_runners: dict[int, _Runner] = {}
+_serving: asyncio.AbstractEventLoop | None = None
+"""The main thread's loop while calls run on it as tasks."""
+_elsewhere: dict[int, tuple[int | None, Future[Any]]] = {}
+"""What threads wait for that runs on that loop, with the place of the call."""
+
+
+def _runner() -> _Runner:
+    """The calling thread's."""
+    thread = get_ident()
+    runner = _runners.get(thread)
+    if runner is None or runner.loop.is_closed():
+        runner = _runners[thread] = _Runner()
+        asyncio.set_event_loop(runner.loop)
+    return runner
 
 
 def run(awaitable: Awaitable[T]) -> T:
-    """Runs an awaitable to its end on the worker's loop."""
-    global _loop, _task
-    if _loop is None or _loop.is_closed():
-        _loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(_loop)
+    """Runs an awaitable to its end on the loop that calls run on, or on the calling thread's."""
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
-    _task = _loop.create_task(coroutine)
+    if _serving is not None and _serving.is_running():
+        return _run_elsewhere(coroutine, _serving)
+    runner = _runner()
+    runner.place = _context.place()
+    task = runner.task = runner.loop.create_task(coroutine)
     try:
-        result: T = _loop.run_until_complete(_task)
+        result: T = runner.loop.run_until_complete(task)
         return result
     finally:
-        task, _task = _task, None
-        if task is not None and not task.done():
+        runner.task = None
+        if not task.done():
             # Something tore through the loop itself; the coroutine's clean-up still has to run.
             task.cancel()
-            _loop.run_until_complete(asyncio.wait([task], timeout=1))
-        if task is not None and task.done() and not task.cancelled():
+            runner.loop.run_until_complete(asyncio.wait([task], timeout=1))
+        if task.done() and not task.cancelled():
             # SystemExit and KeyboardInterrupt leave the loop by another way: asyncio would complain of a task
             # whose exception nobody looked at.
             task.exception()
+
+
+def _run_elsewhere(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    thread = get_ident()
+    if thread == main_thread().ident:
+        coroutine.close()
+        raise RuntimeError(
+            "the event loop cannot wait for what has to run on it: await it in an async function"
+        )
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    _elsewhere[thread] = (_context.place(), future)
+    try:
+        return future.result()
+    except CancelledError:
+        raise asyncio.CancelledError from None
+    finally:
+        del _elsewhere[thread]
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def interrupt() -> bool:
-    """Cancels the running task if it waits; False when there is none or it is executing right now."""
-    task, loop = _task, _loop
-    if task is None or loop is None or asyncio.current_task(loop) is task:
+def interrupt(thread: int, place: int | None = None) -> bool:
+    """Cancels what a thread runs on its loop for the call at a place, if that waits.
+
+    False when there is nothing, or it is executing right now.
+    """
+    waits_for = _elsewhere.get(thread)
+    if waits_for is not None and waits_for[0] == place:
+        waits_for[1].cancel()
+        return True
+    runner = _runners.get(thread)
+    if runner is None:
+        return False
+    task = runner.task
+    if task is None or runner.place != place or asyncio.current_task(runner.loop) is task:
         return False
     if task.done():
         # The call is over but for the loop's own last steps, and an exception there would break the loop.
         return True
     # Through the loop's own wakeup: a plain cancel() would be noticed only when something else happens.
-    loop.call_soon_threadsafe(task.cancel)
+    runner.loop.call_soon_threadsafe(task.cancel)
     return True
 
 
+def serve() -> asyncio.AbstractEventLoop:
+    """The calling thread's loop, on which calls run from now on."""
+    global _serving
+    _serving = _runner().loop
+    return _serving
+
+
+def serve_no_longer() -> None:
+    """Calls run on it no more."""
+    global _serving
+    _serving = None
+
+
 def close() -> None:
-    """Ends what still runs on the loop, and the loop."""
-    if _loop is None or _loop.is_closed():
+    """Ends what still runs on the loops, and the loops. No call runs any more."""
+    for runner in _runners.values():
+        _close(runner.loop)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    if loop.is_closed() or loop.is_running():
         return
     try:
-        tasks = asyncio.all_tasks(_loop)
+        tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         if tasks:
-            _loop.run_until_complete(asyncio.wait(tasks, timeout=1))
-        _loop.run_until_complete(_loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
-        _loop.close()
+        loop.close()

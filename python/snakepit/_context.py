@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     import logging
 
 
+def place() -> int | None:
+    """Where the native side keeps the present context's call; ``None`` while one call runs at a time."""
+    return None
+
+
 class Context:
     """The current call. Every attribute raises ``RuntimeError`` outside of one."""
 
@@ -17,7 +22,7 @@ class Context:
 
     @staticmethod
     def _call() -> tuple[int, str, float | None, bool]:
-        call = _native.current_call()
+        call = _native.current_call(place())
         if call is None:
             raise RuntimeError("snakepit.context describes the current call, and no call is running")
         return call
@@ -59,7 +64,7 @@ class Context:
 
     def __repr__(self) -> str:
         """Shows the call, or that there is none; never raises."""
-        call = _native.current_call()
+        call = _native.current_call(place())
         return (
             "<snakepit.context: no call>"
             if call is None

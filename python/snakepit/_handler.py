@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from snakepit import _native
+from snakepit import _context, _native
 from snakepit._errors import clean, text_of
 
 # What every record has: the rest came in by `extra=`.
@@ -37,6 +37,7 @@ class HostHandler(logging.Handler):
                 clean(str(key)): text_of(value) for key, value in vars(record).items() if key not in _STANDARD
             }
             taken = _native.emit_log(
+                _context.place(),
                 max(record.levelno, 0),
                 clean(record.name),
                 message,

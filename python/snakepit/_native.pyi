@@ -1,19 +1,94 @@
 """The native side of the worker runtime."""
 
+import asyncio
+from typing import Any
+
 __version__: str
 CANCEL_SIGNAL: int
 
-def serve(channel: str, adapters: list[str], paths: list[str]) -> None:
+def serve(channel: str, adapters: list[str], paths: list[str], threads: int, asyncio: int) -> None:
     """Serves as a worker and ends the process; returns only if the host left before it opened the gate."""
 
-def take_interrupt() -> bool:
-    """Whether there is a cancel for the code that runs now; true once per cancel."""
+class Threads:
+    """What a thread needs to run calls."""
 
-def current_call() -> tuple[int, str, float | None, bool] | None:
-    """The running call: id, function, seconds left, told to stop."""
+    def run(self) -> None:
+        """Runs calls on the calling thread for as long as the process lives."""
+
+class TaskCall:
+    """A call that runs as a task."""
+
+    WAIT: int
+    PRODUCE: int
+    STARVED: int
+    place: int
+    is_stream: bool
+    cancelled: bool
+
+    def returned(self) -> object:
+        """What its function returned; once."""
+
+    def answer(self, result: object) -> None:
+        """It is over, with this result; the first end counts."""
+
+    def fail(self, error: BaseException) -> None:
+        """It is over, with this exception."""
+
+    def starve(self) -> None:
+        """It is over: its consumer grants nothing further."""
+
+    def yields_nothing(self, result: object) -> None:
+        """It is over: what it returned yields nothing."""
+
+    def turn(self) -> int:
+        """What a stream's producer does next."""
+
+    def wake(self, future: asyncio.Future[None]) -> None:
+        """Has a future resolved when there is another answer than to wait."""
+
+    def item(self, item: object) -> bool:
+        """Hands one item to the consumer; false when that cannot be done, and the call is over."""
+
+class Inbox:
+    """What other threads have for the event loop."""
+
+    CALL: int
+    WAKE: int
+    GROW: int
+    REARM: int
+    PREPARE: int
+    FINISH: int
+
+    def fileno(self) -> int:
+        """The descriptor that can be read while there is something to take."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        """Takes what there is: what it is, and what it is about."""
+
+    def prepare(self, adapters: list[str], paths: list[str]) -> None:
+        """Imports adapters and publishes the outcome."""
+
+def take_interrupt() -> bool:
+    """Whether there is a cancel for the call that the main thread runs now; true once per cancel."""
+
+def take_interrupts() -> list[tuple[int, int]]:
+    """The other calls that are to be interrupted: the place of each, and its thread, 0 for a task."""
+
+def interrupt_thread(place: int, exception: type[BaseException]) -> None:
+    """Raises an exception in the thread that runs the call at a place, unless its user code has ended."""
+
+def current_call(place: int | None) -> tuple[int, str, float | None, bool] | None:
+    """The call at a place, or the only one: id, function, seconds left, told to stop."""
 
 def emit_log(
-    level: int, logger: str, message: str, exception: str, file: str, line: int, fields: dict[str, str]
+    place: int | None,
+    level: int,
+    logger: str,
+    message: str,
+    exception: str,
+    file: str,
+    line: int,
+    fields: dict[str, str],
 ) -> bool:
     """Takes a log record for the host; false when nobody is there to take it."""
 

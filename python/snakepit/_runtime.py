@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from types import FrameType
+    from types import FrameType, ModuleType
     from typing import Any
 else:
     # What `signal` is made of, without the enums around it, which take longer to import than all of this.
@@ -74,11 +74,15 @@ def rearm() -> None:
 
 
 def _on_cancel(signum: int, frame: FrameType | None) -> None:
+    several = sys.modules.get("snakepit._several")
+    if several is not None:
+        several.interrupt()
+        return
     # A signal that arrives after its call has ended finds nothing to take.
     if not _native.take_interrupt():
         return
     aio = sys.modules.get("snakepit._aio")
-    if aio is not None and aio.interrupt():
+    if aio is not None and aio.interrupt(_thread.get_ident()):
         return
     raise Cancelled("the host cancelled this call")
 
@@ -93,7 +97,7 @@ def _on_hangup(signum: int, frame: FrameType | None) -> None:
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     # Between calls nobody can be told; a Ctrl-C at the host's terminal is the host's to handle.
-    if _native.current_call() is not None:
+    if _native.current_call(None) is not None:
         raise KeyboardInterrupt
 
 
@@ -124,6 +128,13 @@ def _after_fork() -> None:
         if signal.getsignal(number) is ours:
             signal.signal(number, default)
     signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def several() -> ModuleType:
+    """The module for workers that run several calls at the same time; with its import several do."""
+    from snakepit import _several
+
+    return _several
 
 
 def leave_child(error: BaseException | None) -> None:

@@ -1,13 +1,14 @@
-//! Running calls on Python's main thread, one at a time and in order.
+//! Running calls: on Python's main thread one at a time and in order, or on several threads side by side.
 
 mod execute;
 mod glue;
 mod report;
 mod stream;
+mod task;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,10 +18,14 @@ use snakepit_proto::v1::{CallError, CallRequest, CallResponse, call_error::Kind,
 use tokio::{sync::MutexGuard, time::Instant};
 
 pub(crate) use glue::Glue;
+pub(crate) use task::TaskCall;
 
 use crate::{
+    jobs::{Consumer, Job},
+    place::{Place, Runner},
     shared::Shared,
     slot::{CallInfo, Refusal},
+    sys,
 };
 
 /// A function found by its wire name.
@@ -28,63 +33,120 @@ use crate::{
 struct Function {
     name: Arc<str>,
     callable: Py<PyAny>,
+    /// What it returns belongs on the event loop, where there is one for calls.
+    is_async: bool,
 }
 
-/// Runs calls. Its methods are called on Python's main thread only.
+/// A call that has begun, and its function or why there is none.
+struct Begun {
+    place: Place,
+    function: Result<Arc<Function>, Box<CallError>>,
+}
+
+/// What an engine needs besides where several calls run at the same time.
+#[derive(Debug)]
+pub(crate) struct Several {
+    /// Called with the place of a call in the context that it runs in.
+    pub(crate) enter: Py<PyAny>,
+    /// Whether what a function returns belongs on the event loop that calls run on, where there is one.
+    pub(crate) is_async: Option<Py<PyAny>>,
+}
+
+/// Runs calls.
 #[derive(Debug)]
 pub(crate) struct Engine {
     shared: Arc<Shared>,
     glue: Glue,
+    /// Adapters and directories, until they are imported.
+    from_command_line: Mutex<(Vec<String>, Vec<String>)>,
+    /// What is needed besides where several calls run at the same time.
+    several: OnceLock<Several>,
     /// Held by the call whose turn it is, from its beginning to its last item; waiters get it in order.
     turn: tokio::sync::Mutex<()>,
     functions: Mutex<HashMap<Box<str>, Arc<Function>>>,
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Arc<Shared>, glue: Glue) -> Self {
+    /// `from_command_line` are adapters and directories that are imported before those of the first handshake.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        glue: Glue,
+        from_command_line: (Vec<String>, Vec<String>),
+    ) -> Self {
         Self {
             shared,
             glue,
+            from_command_line: Mutex::new(from_command_line),
+            several: OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
             functions: Mutex::default(),
         }
     }
 
-    /// Runs a call for its one result.
+    /// From now on several calls run at the same time.
+    pub(crate) fn run_several(&self, several: Several) {
+        // Set once, when the concurrency is settled.
+        let _ = self.several.set(several);
+    }
+
+    /// Runs a call for its one result, on the main thread.
     pub(crate) async fn call(&self, request: CallRequest) -> CallResponse {
-        let call_id = request.call_id;
-        let outcome = match self.turn(call_id).await {
-            Ok(_turn) => Python::attach(|py| self.unary(py, &request)),
+        let outcome = match self.turn(request.call_id).await {
+            Ok(_turn) => Python::attach(|py| self.unary(py, &request, Runner::Main)),
             Err(error) => Err(error),
         };
-        let outcome = match outcome {
-            Ok(value) => Outcome::Value(Bytes::from(value)),
-            Err(error) => Outcome::Error(*error),
-        };
-        CallResponse {
-            call_id,
-            outcome: Some(outcome),
+        response(request.call_id, outcome)
+    }
+
+    /// Runs a call on a thread that has nothing else to do.
+    pub(crate) async fn run_on_thread(&self, job: Job, runner: Runner) {
+        let Job {
+            request, consumer, ..
+        } = job;
+        let admitted = self.admission().await;
+        match consumer {
+            // A caller that gave up while it waited is not executed.
+            Consumer::Call(reply) if reply.is_closed() => {}
+            Consumer::Call(reply) => {
+                let outcome = admitted.and_then(|()| Python::attach(|py| self.unary(py, &request, runner)));
+                // The caller may have gone meanwhile.
+                let _ = reply.send(response(request.call_id, outcome));
+            }
+            Consumer::Stream(credit, consumer) => {
+                self.yield_items(request, &credit, &consumer, runner, admitted)
+                    .await;
+            }
+        }
+    }
+
+    /// Waits for the adapters.
+    async fn admission(&self) -> Result<(), Box<CallError>> {
+        tokio::select! {
+            biased;
+            () = self.shared.until_prepared() => Ok(()),
+            _ = self.shared.until_shutdown() => Err(refused(Refusal::ShuttingDown)),
         }
     }
 
     /// Waits for the adapters and for the calls before this one.
     async fn turn(&self, call_id: u64) -> Result<MutexGuard<'_, ()>, Box<CallError>> {
-        tokio::select! {
-            biased;
-            () = self.shared.until_prepared() => {}
-            _ = self.shared.until_shutdown() => return Err(refused(Refusal::ShuttingDown)),
-        }
+        self.admission().await?;
         if self.shared.identity.inherited {
             self.send_answers_first().await;
         }
         if let Ok(turn) = self.turn.try_lock() {
             return Ok(turn);
         }
+        self.in_line(call_id, self.turn.lock()).await
+    }
+
+    /// Waits for a turn, unless the call is cancelled meanwhile.
+    async fn in_line<T>(&self, call_id: u64, turn: impl Future<Output = T>) -> Result<T, Box<CallError>> {
         let ticket = Ticket {
             shared: &self.shared,
             number: self.shared.slot.wait(call_id),
         };
-        let turn = self.turn.lock().await;
+        let turn = turn.await;
         if ticket.redeem() {
             Err(refused(Refusal::Cancelled))
         } else {
@@ -103,22 +165,36 @@ impl Engine {
         }
     }
 
-    fn unary(&self, py: Python<'_>, request: &CallRequest) -> Result<Vec<u8>, Box<CallError>> {
-        let function = self.begin(py, request)?;
-        let outcome = function
-            .and_then(|function| self.invoke(py, &function, request))
-            .and_then(|result| self.encode(py, result, "result"));
-        self.shared.slot.end();
-        outcome
-    }
-
-    /// Puts the call into the slot and finds its function, whose import is already part of the call. The outer
-    /// error is a call that did not begin.
-    fn begin(
+    fn unary(
         &self,
         py: Python<'_>,
         request: &CallRequest,
-    ) -> Result<Result<Arc<Function>, Box<CallError>>, Box<CallError>> {
+        runner: Runner,
+    ) -> Result<Vec<u8>, Box<CallError>> {
+        let Begun { place, function } = self.begin(py, request, runner)?;
+        let outcome = function
+            .and_then(|function| self.invoke(py, place, &function, request))
+            .and_then(|result| self.encode(py, place, result, "result"));
+        self.end(py, place);
+        outcome
+    }
+
+    fn end(&self, py: Python<'_>, place: Place) {
+        if self.shared.slot.end(place) {
+            sys::clear_exception(py);
+        }
+    }
+
+    /// The user code of a call is over, for good or for now: from here on a cancel has nothing to stop.
+    fn leave(&self, py: Python<'_>, place: Place) {
+        if self.shared.slot.leave(place) {
+            sys::clear_exception(py);
+        }
+    }
+
+    /// Puts the call into the slot and finds its function, whose import is already part of the call. An error is a call that
+    /// did not begin.
+    fn begin(&self, py: Python<'_>, request: &CallRequest, runner: Runner) -> Result<Begun, Box<CallError>> {
         let known = self.known(&request.function);
         let name = known
             .as_ref()
@@ -131,11 +207,26 @@ impl Engine {
             function: name,
             deadline,
         };
-        self.shared.slot.begin(info).map_err(refused)?;
-        Ok(match known {
-            Some(known) => Ok(known),
-            None => self.find(py, &request.function),
-        })
+        let place = self.shared.slot.begin(info, runner).map_err(refused)?;
+        let function = match self.enter_context(py, place) {
+            Ok(()) => match known {
+                Some(known) => Ok(known),
+                None => self.find(py, place, &request.function),
+            },
+            Err(error) => Err(error),
+        };
+        Ok(Begun { place, function })
+    }
+
+    fn enter_context(&self, py: Python<'_>, place: Place) -> Result<(), Box<CallError>> {
+        let Some(Several { enter, .. }) = self.several.get() else {
+            return Ok(());
+        };
+        match enter.call1(py, (place.number(),)) {
+            Ok(_) => Ok(()),
+            // A cancel.
+            Err(error) => Err(self.report(py, place, &error)),
+        }
     }
 
     fn known(&self, name: &str) -> Option<Arc<Function>> {
@@ -146,13 +237,24 @@ impl Engine {
             .cloned()
     }
 
-    fn find(&self, py: Python<'_>, name: &str) -> Result<Arc<Function>, Box<CallError>> {
-        let callable = self.resolve(py, name)?.unbind();
+    fn find(&self, py: Python<'_>, place: Place, name: &str) -> Result<Arc<Function>, Box<CallError>> {
+        let callable = self.resolve(py, place, name)?;
+        let is_async = match self.several.get().and_then(|several| several.is_async.as_ref()) {
+            Some(is_async) => is_async
+                .bind(py)
+                .call1((&callable,))
+                .and_then(|answer| answer.extract())
+                .map_err(|error| self.report(py, place, &error))?,
+            None => false,
+        };
         let function = Arc::new(Function {
             name: Arc::from(name),
-            callable,
+            callable: callable.unbind(),
+            is_async,
         });
-        self.functions
+        // What another thread found meanwhile is dropped without the lock: it may be user code's last handle on it.
+        let _before = self
+            .functions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.into(), Arc::clone(&function));
@@ -162,13 +264,18 @@ impl Engine {
     /// Imports adapters and publishes the outcome.
     pub(crate) fn prepare(&self, py: Python<'_>, adapters: &[String], paths: &[String]) -> bool {
         let started = Instant::now();
-        let outcome = self.import(py, adapters, paths, started);
+        let (mut all_adapters, mut all_paths) = std::mem::take(
+            &mut *self
+                .from_command_line
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        all_adapters.extend_from_slice(adapters);
+        all_paths.extend_from_slice(paths);
+        let outcome = self.import(py, &all_adapters, &all_paths, started);
         let succeeded = outcome.is_ok();
         // A name that failed to resolve before may resolve now, and a bare name may mean something else.
-        self.functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        let _before = std::mem::take(&mut *self.functions.lock().unwrap_or_else(PoisonError::into_inner));
         self.shared.set_prepared(outcome.map_err(|error| *error));
         succeeded
     }
@@ -190,6 +297,17 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.shared.slot.stop_waiting(self.number);
+    }
+}
+
+fn response(call_id: u64, outcome: Result<Vec<u8>, Box<CallError>>) -> CallResponse {
+    let outcome = match outcome {
+        Ok(value) => Outcome::Value(Bytes::from(value)),
+        Err(error) => Outcome::Error(*error),
+    };
+    CallResponse {
+        call_id,
+        outcome: Some(outcome),
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    concurrency::Concurrency,
     shared::{Command, EXIT_LOST, Shared},
     tree::OrphanReaper,
 };
@@ -56,6 +57,7 @@ impl WorkerControl for Control {
             .iter()
             .rev()
             .find(|version| request.protocol_versions.contains(version));
+        let mut concurrency = Concurrency::One;
         if chosen.is_none() {
             eprintln!(
                 "snakepit: the host speaks protocol versions {:?}, this worker speaks {PROTOCOL_VERSIONS:?}",
@@ -64,6 +66,7 @@ impl WorkerControl for Control {
             self.shared.set_exit_code(EXIT_LOST);
             self.shared.request_shutdown(Duration::ZERO);
         } else {
+            concurrency = self.shared.settle_concurrency(Concurrency::asked(&request));
             self.shared.set_log_level(request.log_level);
             self.shared.events.expect_host();
             self.shared.expect_prepared();
@@ -81,16 +84,18 @@ impl WorkerControl for Control {
                 let _ = commands.send(command);
             });
         }
+        // Of calls that run side by side more may begin than it has entries.
+        let keeps_journal = self.shared.slot.has_journal() && concurrency == Concurrency::One;
         Ok(Response::new(HandshakeResponse {
             protocol_version: chosen.copied().unwrap_or(0),
             protocol_versions: PROTOCOL_VERSIONS.to_vec(),
             pid: self.shared.identity.pid,
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: self.shared.identity.runtime.clone(),
-            concurrency: 1,
+            concurrency: concurrency.limit(),
             capabilities: CAPABILITIES
                 .into_iter()
-                .chain(self.shared.slot.has_journal().then_some("journal"))
+                .chain(keeps_journal.then_some("journal"))
                 .map(str::to_owned)
                 .collect(),
         }))
@@ -119,9 +124,10 @@ impl WorkerControl for Control {
         self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
         self.shared.heartbeat.notify_one();
         Ok(Response::new(PingResponse {
-            call_id: activity.running.map(|(call_id, _)| call_id),
-            call_us: activity.running.map_or(0, |(_, time)| micros(time)),
+            call_id: activity.oldest.map(|(call_id, _)| call_id),
+            call_us: activity.oldest.map_or(0, |(_, time)| micros(time)),
             calls: activity.calls,
+            running: u32::try_from(activity.running).unwrap_or(u32::MAX),
         }))
     }
 

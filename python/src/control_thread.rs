@@ -7,7 +7,7 @@ use std::{
 };
 
 use snakepit_proto::v1::{worker_control_server::WorkerControlServer, worker_server::WorkerServer};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -15,6 +15,7 @@ use crate::{
     control::Control,
     data::Data,
     host::Host,
+    jobs::Jobs,
     listen::Listener,
     router::Router,
     serve,
@@ -35,19 +36,29 @@ pub(crate) enum Endpoint {
     /// The control socket of an inherited channel; the data socket is served on the main thread.
     Inherited(std::os::unix::net::UnixStream),
     /// A listening socket for any number of connections with all services.
-    Listening(Listener, mpsc::UnboundedSender<crate::data::Job>),
+    Listening(Listener, Arc<Jobs>),
 }
 
-/// Starts the thread. The receiver learns when its connections are flushed, after `finished` was set.
+/// The thread, to the one that started it.
+#[derive(Debug)]
+pub(crate) struct ControlThread {
+    /// Runs further tasks on it.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Learns when its connections are flushed, after `finished` was set.
+    pub(crate) flushed: std_mpsc::Receiver<()>,
+}
+
+/// Starts the thread.
 pub(crate) fn start(
     shared: Arc<Shared>,
     endpoint: Endpoint,
     descriptors: Vec<i32>,
-) -> std::io::Result<std_mpsc::Receiver<()>> {
+) -> std::io::Result<ControlThread> {
     let (flushed, receiver) = std_mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let handle = runtime.handle().clone();
     std::thread::Builder::new()
         .name("snakepit-control".to_owned())
         .spawn(move || {
@@ -56,7 +67,10 @@ pub(crate) fn start(
             // The main thread may have stopped waiting.
             let _ = flushed.send(());
         })?;
-    Ok(receiver)
+    Ok(ControlThread {
+        runtime: handle,
+        flushed: receiver,
+    })
 }
 
 async fn run(shared: Arc<Shared>, endpoint: Endpoint, descriptors: Vec<i32>) {
@@ -136,7 +150,7 @@ async fn report_health(shared: Arc<Shared>, health: HealthReporter) {
     }
 }
 
-/// Once the worker is asked to end, makes sure that it does: the running call has its grace, then it is
+/// Once the worker is asked to end, makes sure that it does: running calls have their grace, then they are
 /// cancelled, and what does not stop then ends with the process.
 async fn bound_the_end(shared: Arc<Shared>) {
     let shutdown = shared.until_shutdown().await;
@@ -146,7 +160,7 @@ async fn bound_the_end(shared: Arc<Shared>) {
     {
         shared.slot.cancel_running();
         if timeout(CANCEL_GRACE, shared.slot.idle()).await.is_err() {
-            eprintln!("snakepit: the running call did not stop within {CANCEL_GRACE:?} of its cancel");
+            eprintln!("snakepit: a running call did not stop within {CANCEL_GRACE:?} of its cancel");
             shared.leave(EXIT_FORCED);
         }
     }

@@ -46,21 +46,32 @@ impl Credit {
         self.granted.notify_one();
     }
 
+    /// Spends one, if there is one: false when there is none and there will be none.
+    pub(crate) fn try_spend(&self) -> Option<bool> {
+        self.with(|state| match state.left {
+            0 if state.closed => Some(false),
+            0 => None,
+            _ => {
+                state.left -= 1;
+                Some(true)
+            }
+        })
+    }
+
     /// Spends one; waits for it if need be. False when there is none and there will be none.
     pub(crate) async fn spend(&self) -> bool {
         loop {
-            let spent = self.with(|state| match state.left {
-                0 if state.closed => Some(false),
-                0 => None,
-                _ => {
-                    state.left -= 1;
-                    Some(true)
-                }
-            });
-            match spent {
+            match self.try_spend() {
                 Some(spent) => return spent,
                 None => self.granted.notified().await,
             }
+        }
+    }
+
+    /// Waits until [`Self::try_spend`] has an answer.
+    pub(crate) async fn known(&self) {
+        while self.with(|state| state.left == 0 && !state.closed) {
+            self.granted.notified().await;
         }
     }
 

@@ -1,5 +1,5 @@
 //! The `Worker` service: takes calls off a connection and hands them to the engine, either right here (inline,
-//! when the connection is served on Python's main thread) or across to that thread.
+//! when the connection is served on Python's main thread) or across to the threads that run them.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -10,32 +10,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{call::Engine, credit::Credit};
+use crate::{
+    call::Engine,
+    credit::Credit,
+    jobs::{Consumer, Job, Jobs},
+};
 
 /// Items between the producer and the connection. Credit is what bounds a stream; this only keeps a producer
 /// with much credit from encoding far ahead of the socket.
 const ITEMS_UNDER_WAY: usize = 4;
-
-/// A call on its way to the main thread.
-pub(crate) enum Job {
-    /// For one result.
-    Call(CallRequest, oneshot::Sender<CallResponse>),
-    /// For items.
-    Stream(
-        CallRequest,
-        Arc<Credit>,
-        mpsc::Sender<Result<StreamResponse, Status>>,
-    ),
-}
 
 /// Where calls run.
 #[derive(Clone)]
 pub(crate) enum Data {
     /// On the thread that serves the connection, which is Python's main thread.
     Inline(Arc<Engine>),
-    /// On Python's main thread, reached through a queue. It is unbounded because what it holds is already
-    /// bounded by the streams a connection may have open.
-    Hop(mpsc::UnboundedSender<Job>),
+    /// On other threads.
+    Hop(Arc<Jobs>),
 }
 
 impl Data {
@@ -44,7 +35,11 @@ impl Data {
             Self::Inline(engine) => Ok(engine.call(request).await),
             Self::Hop(jobs) => {
                 let (sender, receiver) = oneshot::channel();
-                jobs.send(Job::Call(request, sender)).map_err(|_| leaving())?;
+                jobs.push(Job {
+                    request,
+                    consumer: Consumer::Call(sender),
+                    turn: None,
+                });
                 receiver.await.map_err(|_| leaving())
             }
         }
@@ -92,9 +87,13 @@ impl Worker for Data {
                 let engine = Arc::clone(engine);
                 tokio::spawn(async move { engine.stream(call, &credit, &sender).await });
             }
-            Self::Hop(jobs) => jobs
-                .send(Job::Stream(call, credit, sender))
-                .map_err(|_| leaving())?,
+            Self::Hop(jobs) => {
+                jobs.push(Job {
+                    request: call,
+                    consumer: Consumer::Stream(credit, sender),
+                    turn: None,
+                });
+            }
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

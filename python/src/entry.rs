@@ -11,10 +11,12 @@ use tokio::sync::mpsc;
 use crate::{
     call::{Engine, Glue},
     channel::Channel,
+    concurrency::Concurrency,
     control_thread::{self, Endpoint},
     inherited,
+    jobs::Jobs,
     listen::Listener,
-    main_thread::{Calls, MainLoop},
+    main_thread::MainLoop,
     native, panic, serve as http,
     shared::{EXIT_LOST, Identity, Shared},
     sys,
@@ -27,7 +29,7 @@ enum Opened {
 }
 
 /// Serves as a worker on the main thread and ends the process. Returns only when the host closed the channel
-/// before it opened the gate.
+/// before it opened the gate. How many calls run at the same time is the host's to say when `threads` and `asyncio` are 0.
 ///
 /// Raises `ValueError` for a channel that makes no sense and `OSError` for one that cannot be opened.
 #[pyfunction]
@@ -36,6 +38,8 @@ pub(crate) fn serve(
     channel: &str,
     adapters: Vec<String>,
     paths: Vec<String>,
+    threads: u32,
+    asyncio: u32,
 ) -> PyResult<()> {
     let channel = Channel::parse(channel).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let Some(opened) = open(py, channel)? else {
@@ -55,7 +59,17 @@ pub(crate) fn serve(
     };
     let (commands, command_queue) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(identity, commands));
-    let engine = Arc::new(Engine::new(Arc::clone(&shared), Glue::new(&runtime)?));
+    if let Some(concurrency) = Concurrency::told(threads, asyncio) {
+        shared.settle_concurrency(concurrency);
+    }
+    // Where a host shakes hands, they are imported then.
+    let from_command_line = if inherited {
+        (adapters.clone(), paths.clone())
+    } else {
+        Default::default()
+    };
+    let glue = Glue::new(&runtime)?;
+    let engine = Arc::new(Engine::new(Arc::clone(&shared), glue, from_command_line));
 
     let descriptors = match &opened {
         Opened::Inherited(channel) => channel.descriptors().to_vec(),
@@ -70,16 +84,13 @@ pub(crate) fn serve(
         .getattr("install")?
         .call1((signals.as_raw_fd(), inherited))?;
 
-    let (endpoint, calls, from_command_line) = match opened {
+    let jobs = Arc::new(Jobs::default());
+    let (endpoint, data) = match opened {
         Opened::Inherited(channel) => {
             if let Some(journal) = channel.journal {
                 shared.slot.keep_journal(journal);
             }
-            (
-                Endpoint::Inherited(channel.control),
-                Calls::Inline(channel.data),
-                (adapters, paths),
-            )
+            (Endpoint::Inherited(channel.control), Some(channel.data))
         }
         Opened::Listening(listener, channel) => {
             if let Channel::Unix(path) = &channel {
@@ -90,23 +101,19 @@ pub(crate) fn serve(
                 failed_adapters(&shared);
             }
             eprintln!("snakepit: serving on {}", listener.describe());
-            let (jobs, queue) = mpsc::unbounded_channel();
-            (
-                Endpoint::Listening(listener, jobs),
-                Calls::Hop(queue),
-                (Vec::new(), Vec::new()),
-            )
+            (Endpoint::Listening(listener, Arc::clone(&jobs)), None)
         }
     };
-    let flushed = control_thread::start(Arc::clone(&shared), endpoint, descriptors)?;
-    let rearm = runtime.getattr("rearm")?.unbind();
+    let control = control_thread::start(Arc::clone(&shared), endpoint, descriptors)?;
     let main = MainLoop {
         shared: Arc::clone(&shared),
         engine,
+        jobs,
+        control: control.runtime,
         commands: command_queue,
         wakeup,
-        rearm,
-        from_command_line,
+        rearm: runtime.getattr("rearm")?.unbind(),
+        several: runtime.getattr("several")?.unbind(),
     };
     let finish = runtime.getattr("finish")?.unbind();
     let pid = shared.identity.pid;
@@ -122,7 +129,7 @@ pub(crate) fn serve(
             sys::exit_now(0);
         }
     };
-    if let Err(error) = py.detach(|| main.run(calls, stop_hooks)) {
+    if let Err(error) = py.detach(|| main.run(data, stop_hooks)) {
         eprintln!("snakepit: failed to serve: {error}");
         shared.leave(EXIT_LOST);
     }
@@ -131,7 +138,7 @@ pub(crate) fn serve(
         shared.events.close();
         shared.finished.send_replace(true);
         // The connections bound their own flush; leaving is what matters.
-        let _ = flushed.recv_timeout(http::FLUSH_LIMIT * 3);
+        let _ = control.flushed.recv_timeout(http::FLUSH_LIMIT * 3);
         shared.events.spill();
         shared.leave(shared.exit_code())
     })

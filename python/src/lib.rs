@@ -6,12 +6,14 @@
 //! answers the host, delivers cancels as a signal to the main thread, and ends the process tree when the host
 //! goes away, whatever the main thread is doing. What they share is in `shared`.
 //!
-//! On an inherited channel the data connection is served by the main thread itself, so that a call crosses no
-//! threads. On a Unix path or TCP address the control thread serves all connections and calls take a hop.
+//! On an inherited channel, with one call at a time, the data connection is served by the main thread itself, so that a call
+//! crosses no threads. On a Unix path or TCP address, and where several calls run side by side, the control thread serves all
+//! connections and calls take a hop: to the main thread, to one of several threads (`threads`), or to the event loop on the main thread (`tasks`).
 
 mod call;
 mod channel;
 mod codec;
+mod concurrency;
 mod control;
 mod control_thread;
 mod credit;
@@ -20,16 +22,20 @@ mod entry;
 mod events;
 mod host;
 mod inherited;
+mod jobs;
 mod lenient;
 mod listen;
 mod main_thread;
 mod native;
 mod panic;
+mod place;
 mod router;
 mod serve;
 mod shared;
 mod slot;
 mod sys;
+mod tasks;
+mod threads;
 mod tree;
 
 use pyo3::prelude::*;

@@ -1,119 +1,237 @@
 //! What Python's main thread does between calls: it waits, without the GIL, for calls, commands and signals.
 
-use std::{os::unix::net::UnixStream, sync::Arc};
+use std::{
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    sync::Arc,
+};
 
 use pyo3::prelude::*;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{
-    call::Engine,
-    data::{Data, Job},
+    call::{Engine, Several},
+    concurrency::Concurrency,
+    data::Data,
+    jobs::{Consumer, Job, Jobs},
     router::Router,
     serve,
     shared::{Command, EXIT_LOST, Shared},
+    tasks::{Inbox, Tasks},
+    threads::Threads,
 };
-
-/// Where calls come from.
-pub(crate) enum Calls {
-    /// A connection served right here.
-    Inline(UnixStream),
-    /// The control thread's queue.
-    Hop(mpsc::UnboundedReceiver<Job>),
-}
 
 /// The main thread's share of the worker.
 pub(crate) struct MainLoop {
     pub(crate) shared: Arc<Shared>,
     pub(crate) engine: Arc<Engine>,
+    /// Calls that come from the control thread.
+    pub(crate) jobs: Arc<Jobs>,
+    /// Runs tasks on the control thread.
+    pub(crate) control: tokio::runtime::Handle,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Python's C-level signal handler writes a byte here; see `signal.set_wakeup_fd`.
     pub(crate) wakeup: UnixStream,
     /// Puts the wakeup descriptor back in place.
     pub(crate) rearm: Py<PyAny>,
-    /// Adapters and directories from the command line, imported before those of the handshake.
-    pub(crate) from_command_line: (Vec<String>, Vec<String>),
+    /// Gives the module for workers that run several calls at the same time.
+    pub(crate) several: Py<PyAny>,
+}
+
+/// The data connection of an inherited channel.
+struct Connection {
+    served: JoinHandle<()>,
+    flush: Arc<Notify>,
+}
+
+impl Connection {
+    /// Says what is still to be said, and closes.
+    async fn close(self) {
+        if !self.served.is_finished() {
+            self.flush.notify_one();
+            // The connection bounds its own flush.
+            let _ = timeout(serve::FLUSH_LIMIT * 2, self.served).await;
+        }
+    }
 }
 
 impl MainLoop {
-    /// Runs calls until the worker was asked to end and the last call is done, then `finish`: the stop hooks. The
-    /// connection is closed after them, since a host takes a closed connection for a worker that is lost; calls that
-    /// come meanwhile are answered that the worker is leaving. Called without the GIL.
+    /// Runs calls until the worker was asked to end and the last call is done, then `finish`: the stop hooks. The data
+    /// connection, if the channel is an inherited one, is closed after them, since a host takes a closed connection for a worker
+    /// that is lost; calls that come meanwhile are answered that the worker is leaving. Called without the GIL.
     ///
     /// # Errors
-    /// When a socket cannot be registered with the runtime.
-    pub(crate) fn run(self, calls: Calls, finish: impl FnOnce()) -> std::io::Result<()> {
+    /// When a socket cannot be registered with the runtime, or a thread cannot be started.
+    pub(crate) fn run(mut self, data: Option<UnixStream>, finish: impl FnOnce()) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            match calls {
-                Calls::Inline(socket) => self.inline(socket, finish).await,
-                Calls::Hop(jobs) => self.serve(Some(jobs)).await.map(|()| finish()),
+            self.wakeup.set_nonblocking(true)?;
+            let wakeup = tokio::net::UnixStream::from_std(self.wakeup.try_clone()?)?;
+            let concurrency = self.until_settled(&wakeup).await?;
+            let mut connection = data.map(|socket| self.connect(socket, concurrency));
+            let shared = Arc::clone(&self.shared);
+            let lost = async {
+                if let Some(Connection { served, .. }) = &mut connection {
+                    // How the task ended says nothing that its end does not.
+                    let _ = served.await;
+                    if !shared.is_shutting_down() {
+                        return;
+                    }
+                }
+                // A host that has no more calls may close early; what is left to do is done all the same.
+                std::future::pending().await
+            };
+            tokio::select! {
+                served = self.serve(concurrency, &wakeup) => served?,
+                () = lost => shared.leave(EXIT_LOST),
             }
+            finish();
+            if let Some(connection) = connection {
+                connection.close().await;
+            }
+            Ok(())
         })
     }
 
-    async fn inline(self, socket: UnixStream, finish: impl FnOnce()) -> std::io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let router = Arc::new(Router::new().with_data(Data::Inline(Arc::clone(&self.engine))));
-        let flush = Arc::new(tokio::sync::Notify::new());
-        let told = Arc::clone(&flush);
-        let slot = Arc::clone(&self.shared);
-        let sent = move || slot.slot.answer_sent();
-        let mut connection =
-            tokio::spawn(async move { serve::inherited(socket, router, told.notified(), sent).await });
-        let lost = async {
-            // How the task ended says nothing that its end does not.
-            let _ = (&mut connection).await;
-            if shared.is_shutting_down() {
-                // A host that has no more calls may close early; what is left to do is done all the same.
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            served = self.serve(None) => served?,
-            () = lost => shared.leave(EXIT_LOST),
-        }
-        finish();
-        if connection.is_finished() {
-            return Ok(());
-        }
-        flush.notify_one();
-        // The connection bounds its own flush.
-        let _ = timeout(serve::FLUSH_LIMIT * 2, connection).await;
-        Ok(())
-    }
-
-    async fn serve(mut self, mut jobs: Option<mpsc::UnboundedReceiver<Job>>) -> std::io::Result<()> {
-        self.wakeup.set_nonblocking(true)?;
-        let wakeup = tokio::net::UnixStream::from_std(self.wakeup.try_clone()?)?;
-        let shared = Arc::clone(&self.shared);
-        let drained = async {
-            shared.until_shutdown().await;
-            shared.slot.idle().await;
-        };
-        let mut drained = std::pin::pin!(drained);
+    /// Waits until it is known how many calls run at the same time: a host says so when it shakes hands. One that calls without
+    /// having done so gets one at a time.
+    async fn until_settled(&self, wakeup: &tokio::net::UnixStream) -> std::io::Result<Concurrency> {
+        let mut concurrency = self.shared.concurrency.subscribe();
         loop {
+            if let Some(settled) = *concurrency.borrow_and_update() {
+                return Ok(settled);
+            }
             tokio::select! {
-                () = drained.as_mut() => return Ok(()),
-                job = next(&mut jobs) => self.start(job),
-                Some(command) = self.commands.recv() => self.perform(command),
-                () = shared.heartbeat.notified() => self.rearm_signals(),
+                // The sender lives in `shared`.
+                _ = concurrency.changed() => {}
+                () = self.jobs.until_queued() => {
+                    self.shared.settle_concurrency(Concurrency::One);
+                }
+                _ = self.shared.until_shutdown() => {
+                    self.shared.settle_concurrency(Concurrency::One);
+                }
                 readable = wakeup.readable() => {
                     readable?;
-                    let mut bytes = [0; 64];
-                    // Which signals came is known to Python; an error here shows again in `readable`.
-                    let _ = wakeup.try_read(&mut bytes);
-                    self.run_signal_handlers();
+                    self.take_signals(wakeup);
                 }
             }
         }
     }
 
+    /// Serves the data connection: right here, or where there is more than one call at a time, on the control thread.
+    fn connect(&self, socket: UnixStream, concurrency: Concurrency) -> Connection {
+        let flush = Arc::new(Notify::new());
+        let told = Arc::clone(&flush);
+        let shared = Arc::clone(&self.shared);
+        let sent = move || shared.slot.answer_sent();
+        let (data, inline) = match concurrency {
+            Concurrency::One => (Data::Inline(Arc::clone(&self.engine)), true),
+            Concurrency::Threads(_) | Concurrency::Asyncio(_) => (Data::Hop(Arc::clone(&self.jobs)), false),
+        };
+        let router = Arc::new(Router::new().with_data(data));
+        let serving = async move {
+            if let Err(error) = serve::inherited(socket, router, told.notified(), sent).await {
+                eprintln!("snakepit: failed to serve the data socket: {error}");
+            }
+        };
+        let served = if inline {
+            tokio::spawn(serving)
+        } else {
+            self.control.spawn(serving)
+        };
+        Connection { served, flush }
+    }
+
+    async fn serve(
+        &mut self,
+        concurrency: Concurrency,
+        wakeup: &tokio::net::UnixStream,
+    ) -> std::io::Result<()> {
+        let runs_calls = match concurrency {
+            Concurrency::One => true,
+            Concurrency::Threads(count) => {
+                Python::attach(|py| self.start_threads(py, count)).map_err(failed)?;
+                false
+            }
+            Concurrency::Asyncio(count) => {
+                let tasks = Tasks::new(&self.shared, &self.engine, &self.control, count)?;
+                return Python::attach(|py| self.serve_tasks(py, tasks)).map_err(failed);
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        let jobs = Arc::clone(&self.jobs);
+        let drained = async {
+            shared.until_shutdown().await;
+            shared.slot.idle().await;
+        };
+        let mut drained = std::pin::pin!(drained);
+        let mut next = std::pin::pin!(jobs.next());
+        loop {
+            tokio::select! {
+                () = drained.as_mut() => return Ok(()),
+                job = next.as_mut(), if runs_calls => {
+                    self.start(job);
+                    next.set(jobs.next());
+                }
+                Some(command) = self.commands.recv() => self.perform(command),
+                () = shared.heartbeat.notified() => self.rearm_signals(),
+                readable = wakeup.readable() => {
+                    readable?;
+                    self.take_signals(wakeup);
+                }
+            }
+        }
+    }
+
+    fn start_threads(&self, py: Python<'_>, count: u32) -> PyResult<()> {
+        let several = self.several.bind(py).call0()?;
+        self.engine.run_several(Several {
+            enter: several.getattr("enter")?.unbind(),
+            is_async: None,
+        });
+        let threads = Threads::new(Arc::clone(&self.engine), Arc::clone(&self.jobs), None);
+        several.getattr("start_threads")?.call1((threads, count))?;
+        Ok(())
+    }
+
+    /// Runs Python's event loop instead of our own until the last call is done.
+    fn serve_tasks(&mut self, py: Python<'_>, tasks: Arc<Tasks>) -> PyResult<()> {
+        let several = self.several.bind(py).call0()?;
+        let event_loop = several.getattr("event_loop")?.call0()?;
+        self.engine.run_several(Several {
+            enter: several.getattr("enter")?.unbind(),
+            is_async: Some(event_loop.getattr("is_async")?.unbind()),
+        });
+        // Nobody sends to the one that is left here.
+        let commands = std::mem::replace(&mut self.commands, mpsc::unbounded_channel().1);
+        tasks.feed(Arc::clone(&self.jobs), commands);
+        let beside = Arc::clone(tasks.beside());
+        let threads = Threads::new(Arc::clone(&self.engine), beside, Some(Arc::clone(&tasks)));
+        event_loop
+            .getattr("serve")?
+            .call1((Inbox(tasks), threads, self.wakeup.as_raw_fd()))?;
+        Ok(())
+    }
+
+    fn take_signals(&self, wakeup: &tokio::net::UnixStream) {
+        let mut bytes = [0; 64];
+        // Which signals came is known to Python; an error here shows again in `readable`.
+        let _ = wakeup.try_read(&mut bytes);
+        self.run_signal_handlers();
+    }
+
     fn start(&self, job: Job) {
         let engine = Arc::clone(&self.engine);
-        match job {
-            Job::Call(request, mut reply) => {
+        let Job {
+            request, consumer, ..
+        } = job;
+        match consumer {
+            Consumer::Call(mut reply) => {
                 tokio::spawn(async move {
                     // A caller that gives up while it waits for its turn is not executed; once it runs, the
                     // call is one step that is not interrupted here.
@@ -126,19 +244,16 @@ impl MainLoop {
                     let _ = reply.send(response);
                 });
             }
-            Job::Stream(request, credit, consumer) => {
+            Consumer::Stream(credit, consumer) => {
                 tokio::spawn(async move { engine.stream(request, &credit, &consumer).await });
             }
         }
     }
 
-    fn perform(&mut self, command: Command) {
+    fn perform(&self, command: Command) {
         match command {
             Command::Prepare { adapters, paths } => {
-                let (mut all_adapters, mut all_paths) = std::mem::take(&mut self.from_command_line);
-                all_adapters.extend(adapters);
-                all_paths.extend(paths);
-                Python::attach(|py| self.engine.prepare(py, &all_adapters, &all_paths));
+                Python::attach(|py| self.engine.prepare(py, &adapters, &paths));
             }
         }
     }
@@ -163,11 +278,6 @@ impl MainLoop {
     }
 }
 
-async fn next(jobs: &mut Option<mpsc::UnboundedReceiver<Job>>) -> Job {
-    if let Some(jobs) = jobs
-        && let Some(job) = jobs.recv().await
-    {
-        return job;
-    }
-    std::future::pending().await
+fn failed(error: PyErr) -> std::io::Error {
+    std::io::Error::other(error.to_string())
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
+    place::{Place, Runner},
     shared::Shared,
     sys,
 };
@@ -47,6 +48,8 @@ pub(crate) fn publish(shared: &Arc<Shared>, descriptors: Vec<i32>) -> bool {
 /// Adds the functions to the module.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(take_interrupt, module)?)?;
+    module.add_function(wrap_pyfunction!(take_interrupts, module)?)?;
+    module.add_function(wrap_pyfunction!(interrupt_thread, module)?)?;
     module.add_function(wrap_pyfunction!(current_call, module)?)?;
     module.add_function(wrap_pyfunction!(emit_log, module)?)?;
     module.add_function(wrap_pyfunction!(request_shutdown, module)?)?;
@@ -55,16 +58,41 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(decode, module)?)
 }
 
-/// Is there a cancel for the code that runs now? True once per cancel.
+/// Is there a cancel for the call that the main thread runs now? True once per cancel.
 #[pyfunction]
 fn take_interrupt() -> bool {
     shared().is_some_and(|shared| shared.slot.take_interrupt())
 }
 
-/// The running call: id, function, seconds left (if it has a deadline), told to stop.
+/// The other calls that are to be interrupted, once per cancel: the place of each, and its thread, 0 for a task.
 #[pyfunction]
-fn current_call() -> Option<(u64, String, Option<f64>, bool)> {
-    let (info, cancelled) = shared()?.slot.current()?;
+fn take_interrupts() -> Vec<(u64, u64)> {
+    let taken = shared().map_or_else(Vec::new, |shared| shared.slot.take_interrupts());
+    let number = |(place, runner): (Place, Runner)| {
+        let thread = if let Runner::Thread(thread) = runner {
+            thread
+        } else {
+            0
+        };
+        (place.number(), thread)
+    };
+    taken.into_iter().map(number).collect()
+}
+
+/// Raises an exception in the thread that runs the call at `place`, unless its user code has ended.
+#[pyfunction]
+fn interrupt_thread(place: u64, exception: &Bound<'_, PyAny>) {
+    if let Some(shared) = shared() {
+        let set = |thread| sys::set_exception(exception, thread);
+        shared.slot.set_exception(Place::from_number(place), set);
+    }
+}
+
+/// The call at `place`, or the only one: id, function, seconds left (if it has a deadline), told to stop.
+#[pyfunction]
+fn current_call(place: Option<u64>) -> Option<(u64, String, Option<f64>, bool)> {
+    let shared = shared()?;
+    let (info, cancelled) = shared.slot.current(shared.place(place))?;
     let left = info
         .deadline
         .map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64());
@@ -73,7 +101,9 @@ fn current_call() -> Option<(u64, String, Option<f64>, bool)> {
 
 /// Takes a log record for the host. False means that nobody is there to take it.
 #[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "a record has that many parts")]
 fn emit_log(
+    place: Option<u64>,
     level: u32,
     logger: String,
     message: String,
@@ -83,7 +113,7 @@ fn emit_log(
     fields: BTreeMap<String, String>,
 ) -> bool {
     let Some(shared) = shared() else { return false };
-    let call_id = shared.slot.current_id();
+    let call_id = shared.slot.current_id(shared.place(place));
     let fields = fields.into_iter().collect();
     shared.events.push(LogRecord {
         level,

@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{events::Events, slot::Slot, sys, sys::MainThread, tree};
+use crate::{concurrency::Concurrency, events::Events, place::Place, slot::Slot, sys, sys::MainThread, tree};
 
 /// Exit status of a worker that lost its host or its channel.
 pub(crate) const EXIT_LOST: i32 = 1;
@@ -60,6 +60,8 @@ pub(crate) struct Identity {
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) slot: Slot,
+    /// How many calls run at the same time; known from the first host's handshake on, or from the first call.
+    pub(crate) concurrency: watch::Sender<Option<Concurrency>>,
     pub(crate) events: Events,
     pub(crate) prepared: watch::Sender<Option<Arc<Prepared>>>,
     pub(crate) shutdown: watch::Sender<Option<Shutdown>>,
@@ -80,6 +82,7 @@ impl Shared {
     pub(crate) fn new(identity: Identity, commands: mpsc::UnboundedSender<Command>) -> Self {
         Self {
             slot: Slot::new(MainThread::current()),
+            concurrency: watch::Sender::new(None),
             events: Events::new(identity.inherited),
             identity,
             prepared: watch::Sender::new(None),
@@ -112,6 +115,25 @@ impl Shared {
             let mut prepared = self.prepared.subscribe();
             // The sender lives in `self`, so waiting cannot fail.
             let _ = prepared.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Asks for a concurrency; answers what it is, since the first request counts.
+    pub(crate) fn settle_concurrency(&self, asked: Concurrency) -> Concurrency {
+        let mut settled = asked;
+        self.concurrency.send_if_modified(|concurrency| {
+            let first = concurrency.is_none();
+            settled = *concurrency.get_or_insert(asked);
+            first
+        });
+        settled
+    }
+
+    /// Where the slot has the call of code that says it runs at `place`; with one call at a time all code is that call's.
+    pub(crate) fn place(&self, place: Option<u64>) -> Option<Place> {
+        match *self.concurrency.borrow() {
+            None | Some(Concurrency::One) => None,
+            Some(_) => Some(place.map_or(Place::NONE, Place::from_number)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which call is running, and how one is cancelled without ever hitting another.
+//! Which calls are running, and how one is cancelled without ever hitting another.
 //!
 //! Every change is made under one short lock that no holder waits under, so the control thread may take it
 //! while Python computes.
@@ -14,7 +14,10 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::sys::{Journal, MainThread};
+use crate::{
+    place::{Place, Runner},
+    sys::{Journal, MainThread},
+};
 
 /// How many finished call ids are remembered, so that a late cancel is told from an early one.
 const FINISHED: usize = 64;
@@ -43,13 +46,17 @@ pub(crate) enum Refusal {
 
 #[derive(Debug)]
 struct Current {
+    place: Place,
+    runner: Runner,
     info: CallInfo,
     started: Instant,
-    /// The main thread is inside user code of this call.
+    /// Its runner is inside user code of this call.
     in_python: bool,
     cancel_requested: bool,
     /// A cancel signal is under way that its Python handler has not taken yet.
     pending: bool,
+    /// An exception was left with the thread, to be raised there at its next step.
+    exception_set: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +68,10 @@ struct Waiting {
 
 #[derive(Debug, Default)]
 struct State {
-    current: Option<Current>,
+    running: Vec<Option<Current>>,
+    /// Indices of `running` that are free.
+    vacant: Vec<usize>,
+    numbers: u64,
     waiting: Vec<Waiting>,
     tickets: u64,
     finished: VecDeque<u64>,
@@ -71,22 +81,41 @@ struct State {
     draining: bool,
 }
 
+impl State {
+    fn at(&mut self, place: Place) -> Option<&mut Current> {
+        self.running
+            .get_mut(place.index())?
+            .as_mut()
+            .filter(|current| current.place == place)
+    }
+
+    fn currents(&mut self) -> impl Iterator<Item = &mut Current> {
+        self.running.iter_mut().flatten()
+    }
+
+    fn is_running(&self) -> bool {
+        self.vacant.len() < self.running.len()
+    }
+}
+
 /// What a ping answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Activity {
-    /// The running call and for how long.
-    pub(crate) running: Option<(u64, Duration)>,
+    /// The call that has been running for longest, and for how long.
+    pub(crate) oldest: Option<(u64, Duration)>,
+    /// Calls that run.
+    pub(crate) running: usize,
     /// Calls finished so far.
     pub(crate) calls: u64,
 }
 
-/// The place of the one call that runs at a time.
+/// The calls that run and wait.
 #[derive(Debug)]
 pub(crate) struct Slot {
     state: Mutex<State>,
     main: MainThread,
     journal: OnceLock<Journal>,
-    /// Woken when the running call is cancelled while no user code runs (a stream that waits for credit).
+    /// Woken when a running call is cancelled, for those of them that run no user code (streams that wait for credit).
     pub(crate) cancelled: Notify,
     /// Woken at the end of every call while draining.
     pub(crate) ended: Notify,
@@ -156,8 +185,8 @@ impl Slot {
         cancelled
     }
 
-    /// Begins a call; the caller holds the turn and enters user code next.
-    pub(crate) fn begin(&self, info: CallInfo) -> Result<(), Refusal> {
+    /// Begins a call; the caller holds a turn and enters user code next.
+    pub(crate) fn begin(&self, info: CallInfo, runner: Runner) -> Result<Place, Refusal> {
         let mut state = self.lock();
         if state.draining {
             return Err(Refusal::ShuttingDown);
@@ -171,30 +200,44 @@ impl Slot {
             journal.note(state.begun, info.call_id);
             state.begun += 1;
         }
-        let started = Instant::now();
-        state.current = Some(Current {
+        let index = state.vacant.pop().unwrap_or_else(|| {
+            state.running.push(None);
+            state.running.len() - 1
+        });
+        state.numbers += 1;
+        let place = Place::new(index, state.numbers);
+        state.running[index] = Some(Current {
+            place,
+            runner,
             info,
-            started,
+            started: Instant::now(),
             in_python: true,
             cancel_requested: false,
             pending: false,
+            exception_set: false,
         });
-        Ok(())
+        Ok(place)
     }
 
-    /// Ends the running call.
-    pub(crate) fn end(&self) {
+    /// Ends a running call; true when an exception is left with its thread.
+    pub(crate) fn end(&self, place: Place) -> bool {
         let mut state = self.lock();
-        if let Some(current) = state.current.take() {
+        let mut exception_set = false;
+        if state.at(place).is_some()
+            && let Some(current) = state.running[place.index()].take()
+        {
+            state.vacant.push(place.index());
             if state.finished.len() == FINISHED {
                 state.finished.pop_front();
             }
             state.finished.push_back(current.info.call_id);
             state.calls += 1;
+            exception_set = current.exception_set;
             self.unsent.store(true, Ordering::Relaxed);
         }
         drop(state);
         self.tell_ended();
+        exception_set
     }
 
     fn tell_ended(&self) {
@@ -203,9 +246,9 @@ impl Slot {
         }
     }
 
-    /// Enters user code again within the running call; false when it has been cancelled since.
-    pub(crate) fn enter(&self) -> bool {
-        match &mut self.lock().current {
+    /// Enters user code again within a running call; false when it has been cancelled since.
+    pub(crate) fn enter(&self, place: Place) -> bool {
+        match self.lock().at(place) {
             Some(current) if !current.cancel_requested => {
                 current.in_python = true;
                 true
@@ -215,39 +258,46 @@ impl Slot {
     }
 
     /// Enters user code of a call that may have been cancelled: its clean-up.
-    pub(crate) fn enter_cleanup(&self) {
-        if let Some(current) = &mut self.lock().current {
+    pub(crate) fn enter_cleanup(&self, place: Place) {
+        if let Some(current) = self.lock().at(place) {
             current.in_python = true;
             current.pending = false;
         }
     }
 
-    /// Leaves user code while the call goes on. A cancel signal still under way then finds nothing to raise.
-    pub(crate) fn leave(&self) {
-        if let Some(current) = &mut self.lock().current {
+    /// Leaves user code while the call goes on; true when an exception is left with its thread. A cancel signal still under
+    /// way then finds nothing to raise.
+    pub(crate) fn leave(&self, place: Place) -> bool {
+        self.lock().at(place).is_some_and(|current| {
             current.in_python = false;
             current.pending = false;
-        }
+            std::mem::take(&mut current.exception_set)
+        })
     }
 
-    /// Was the running call told to stop?
-    pub(crate) fn is_cancelled(&self) -> bool {
+    /// The call goes on as a task of the event loop, which looks itself whether it was cancelled by then; true when an
+    /// exception is left with its thread.
+    pub(crate) fn become_task(&self, place: Place) -> bool {
+        self.lock().at(place).is_some_and(|current| {
+            current.runner = Runner::Task;
+            current.pending = false;
+            std::mem::take(&mut current.exception_set)
+        })
+    }
+
+    /// Was this call told to stop?
+    pub(crate) fn is_cancelled(&self, place: Place) -> bool {
         self.lock()
-            .current
-            .as_ref()
+            .at(place)
             .is_some_and(|current| current.cancel_requested)
     }
 
     /// Cancels a call by id, or `only_waiting` if it has not begun; true when it runs or waits.
     pub(crate) fn cancel(&self, call_id: u64, only_waiting: bool) -> bool {
         let mut state = self.lock();
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.info.call_id == call_id)
-        {
+        if let Some(current) = state.currents().find(|current| current.info.call_id == call_id) {
             if !only_waiting {
-                self.interrupt(&mut state);
+                self.interrupt(current);
             }
             return true;
         }
@@ -272,13 +322,12 @@ impl Slot {
 
     /// Cancels whatever runs.
     pub(crate) fn cancel_running(&self) {
-        self.interrupt(&mut self.lock());
+        self.lock().currents().for_each(|current| self.interrupt(current));
     }
 
-    /// The flag is set on the call that is current now, under the lock, and the handler takes it under the
-    /// lock: a signal that arrives late finds the flag gone and does nothing.
-    fn interrupt(&self, state: &mut State) {
-        let Some(current) = &mut state.current else { return };
+    /// The flag is set on the call that runs now, under the lock, and the handler takes it under the lock: a signal that
+    /// arrives late finds the flag gone and does nothing.
+    fn interrupt(&self, current: &mut Current) {
         current.cancel_requested = true;
         if current.in_python {
             current.pending = true;
@@ -287,35 +336,69 @@ impl Slot {
         self.cancelled.notify_waiters();
     }
 
-    /// Asked by the signal's Python handler: is there a cancel for the code that runs now?
+    /// Asked by the signal's Python handler: is there a cancel for the code that the main thread runs now?
     pub(crate) fn take_interrupt(&self) -> bool {
-        match &mut self.lock().current {
-            Some(current) if current.in_python => std::mem::take(&mut current.pending),
-            _ => false,
+        self.lock()
+            .currents()
+            .find(|current| current.runner == Runner::Main)
+            .is_some_and(|current| current.in_python && std::mem::take(&mut current.pending))
+    }
+
+    /// Asked by the signal's Python handler: which other calls are to be interrupted, and what runs them?
+    pub(crate) fn take_interrupts(&self) -> Vec<(Place, Runner)> {
+        let mut state = self.lock();
+        let pending = state
+            .currents()
+            .filter(|current| current.runner != Runner::Main && current.in_python && current.pending);
+        pending
+            .map(|current| {
+                current.pending = false;
+                (current.place, current.runner)
+            })
+            .collect()
+    }
+
+    /// Leaves an exception with the thread of a call that is in user code, by `set`. Whoever ends the user code clears it away
+    /// if it was not raised by then.
+    pub(crate) fn set_exception(&self, place: Place, set: impl FnOnce(u64)) {
+        let mut state = self.lock();
+        if let Some(current) = state.at(place)
+            && let Runner::Thread(thread) = current.runner
+            && current.in_python
+        {
+            current.exception_set = true;
+            // Under the lock, so that the call cannot end in between.
+            set(thread);
         }
     }
 
-    /// The call whose user code runs, and whether it was told to stop.
-    pub(crate) fn current(&self) -> Option<(CallInfo, bool)> {
-        let state = self.lock();
-        let current = state.current.as_ref()?;
-        Some((current.info.clone(), current.cancel_requested))
+    /// The call at a place, or the only one, and whether it was told to stop.
+    pub(crate) fn current(&self, place: Option<Place>) -> Option<(CallInfo, bool)> {
+        self.look(place, |current| (current.info.clone(), current.cancel_requested))
     }
 
-    /// The id of the running call.
-    pub(crate) fn current_id(&self) -> Option<u64> {
-        self.lock().current.as_ref().map(|current| current.info.call_id)
+    /// The id of the call at a place, or of the only one.
+    pub(crate) fn current_id(&self, place: Option<Place>) -> Option<u64> {
+        self.look(place, |current| current.info.call_id)
+    }
+
+    fn look<T>(&self, place: Option<Place>, look: impl FnOnce(&Current) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let current = match place {
+            Some(place) => state.at(place)?,
+            None => state.currents().next()?,
+        };
+        Some(look(current))
     }
 
     /// What is going on.
     pub(crate) fn activity(&self) -> Activity {
         let state = self.lock();
-        let running = state
-            .current
-            .as_ref()
-            .map(|current| (current.info.call_id, current.started.elapsed()));
+        let running = state.running.iter().flatten();
+        let oldest = running.clone().min_by_key(|current| current.started);
         Activity {
-            running,
+            oldest: oldest.map(|current| (current.info.call_id, current.started.elapsed())),
+            running: running.count(),
             calls: state.calls,
         }
     }
@@ -329,7 +412,7 @@ impl Slot {
 
     fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.current.is_none() && state.waiting.is_empty()
+        !state.is_running() && state.waiting.is_empty()
     }
 
     /// Waits until no call runs or waits; only while draining.

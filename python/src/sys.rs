@@ -10,6 +10,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use pyo3::prelude::*;
 use snakepit_proto::preamble::journal;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -38,6 +39,25 @@ impl MainThread {
         let result = unsafe { libc::pthread_kill(self.0, cancel_signal()) };
         debug_assert_eq!(result, 0, "the signal number is valid and the thread alive");
     }
+}
+
+/// Python's number for the calling thread, as `threading.get_ident()` has it.
+pub(crate) fn this_thread() -> u64 {
+    // SAFETY: has no preconditions.
+    unsafe { libc::pthread_self() }
+}
+
+/// Leaves an exception with another thread, which raises it before its next step of Python. It wakes nothing.
+pub(crate) fn set_exception(exception: &Bound<'_, PyAny>, thread: u64) {
+    // SAFETY: the caller is attached to the interpreter, as the bound object proves, which is all that is asked for: a number
+    // that is no thread's is answered, not undefined.
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread.cast_signed(), exception.as_ptr()) };
+}
+
+/// Takes back an exception that was left with the calling thread and that it has not raised.
+pub(crate) fn clear_exception(_attached: Python<'_>) {
+    // SAFETY: the caller is attached to the interpreter; null is what takes it back.
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(this_thread().cast_signed(), std::ptr::null_mut()) };
 }
 
 /// Blocks every signal in the calling thread, so that signals to the process reach Python's main thread.

@@ -37,13 +37,18 @@ def inherited_worker(tmp_path: Path) -> Iterator[Callable[..., InheritedWorker]]
     workers: list[Worker] = []
 
     def start(
-        adapters: tuple[str, ...] = ("sample",), ready: bool = True, **options: object
+        adapters: tuple[str, ...] = ("sample",),
+        ready: bool = True,
+        threads: int = 0,
+        asyncio: int = 0,
+        **options: object,
     ) -> InheritedWorker:
         worker = InheritedWorker(tmp_path / f"relay{len(workers)}", **options)
         workers.append(worker)
         if ready:
             worker.open_gate()
-            worker.handshake(adapters)
+            answer = worker.handshake(adapters, threads=threads, asyncio=asyncio)
+            assert answer.concurrency == (threads or asyncio or 1)
             report = worker.control.Ready(worker.pb.ReadyRequest(), timeout=30)
             assert report.WhichOneof("outcome") == "ready", report
         return worker

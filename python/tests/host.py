@@ -197,7 +197,11 @@ class Worker:
         paths: tuple[str, ...] = (str(FIXTURES),),
         versions: tuple[int, ...] = (1,),
         log_level: int = 0,
+        threads: int = 0,
+        asyncio: int = 0,
     ) -> Any:
+        kinds = pb.HandshakeRequest.ConcurrencyKind
+        kind = "THREADS" if threads else "ASYNCIO" if asyncio else "UNSPECIFIED"
         return self.control.Handshake(
             pb.HandshakeRequest(
                 protocol_versions=versions,
@@ -207,6 +211,8 @@ class Worker:
                 adapters=adapters,
                 paths=paths,
                 log_level=log_level,
+                concurrency=threads or asyncio or 1,
+                concurrency_kind=kinds.Value(f"CONCURRENCY_KIND_{kind}"),
             ),
             timeout=10,
         )

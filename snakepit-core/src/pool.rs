@@ -25,6 +25,7 @@ mod budget;
 mod builder;
 mod dispatch;
 mod error;
+mod idle;
 mod latency;
 mod lease;
 mod limits;

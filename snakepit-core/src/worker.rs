@@ -3,6 +3,7 @@
 //! [`Worker`] is what a starter supervises and a pool calls; [`WorkerFactory`] makes the next one for a slot.
 
 mod client;
+mod concurrency;
 mod down;
 mod error;
 mod grpc;
@@ -12,6 +13,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
+pub use concurrency::Concurrency;
 pub use down::{Down, DownReason};
 pub use error::{StartError, StartErrorKind, StartPhase};
 pub use grpc::{ChannelSpec, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat};
@@ -35,7 +37,12 @@ pub trait Worker: Send + Sync + fmt::Debug {
     /// How calls reach it.
     fn client(&self) -> Arc<dyn WorkerClient>;
 
-    /// Calls that may be under way on it at the same time; it runs one, the others wait in it. More than one only for a
+    /// Calls that it runs at the same time; it is lent to as many. At least 1, and always the same. Default 1.
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    /// Calls that may be under way on a worker that runs one at a time; the others wait in it. More than one only for a
     /// worker whose [`has_begun`](Self::has_begun) tells, so that calls that wait can be taken back. Default 1.
     fn depth(&self) -> usize {
         1

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
     control::micros,
+    place::Place,
 };
 
 impl Engine {
@@ -19,6 +20,7 @@ impl Engine {
     pub(super) fn resolve<'py>(
         &self,
         py: Python<'py>,
+        place: Place,
         name: &str,
     ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
         let answer = self.glue.resolve.bind(py).call1((name,));
@@ -26,8 +28,8 @@ impl Engine {
         let answer = answer.and_then(|answer| answer.extract::<(Bound<'py, PyAny>, Option<Failure<'py>>)>());
         match answer {
             Ok((callable, None)) => Ok(callable),
-            Ok((_, Some(failure))) => Err(self.failure(py, failure)),
-            Err(error) => Err(self.report(py, &error)),
+            Ok((_, Some(failure))) => Err(self.failure(py, place, failure)),
+            Err(error) => Err(self.report(py, place, &error)),
         }
     }
 
@@ -51,8 +53,8 @@ impl Engine {
                 functions: functions.unwrap_or_default(),
                 import_us: micros(started.elapsed()),
             }),
-            Ok((_, Some(failure))) => Err(self.failure(py, failure)),
-            Err(error) => Err(self.report(py, &error)),
+            Ok((_, Some(failure))) => Err(self.failure(py, Place::NONE, failure)),
+            Err(error) => Err(self.report(py, Place::NONE, &error)),
         }
     }
 
@@ -60,38 +62,56 @@ impl Engine {
     pub(super) fn invoke<'py>(
         &self,
         py: Python<'py>,
+        place: Place,
         function: &Function,
         request: &CallRequest,
     ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
-        let arguments = self.arguments(py, request)?;
+        let result = self.apply(py, place, function, request)?;
+        if self.is_coroutine(&result) {
+            self.run(py, place, result)
+        } else {
+            Ok(result)
+        }
+    }
+
+    /// Decodes the arguments and calls the function.
+    pub(super) fn apply<'py>(
+        &self,
+        py: Python<'py>,
+        place: Place,
+        function: &Function,
+        request: &CallRequest,
+    ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
+        let arguments = self.arguments(py, place, request)?;
         let callable = function.callable.bind(py);
         let result = callable.call(&arguments.positional, arguments.keyword.as_ref());
         self.stay_in_parent(py, &result);
-        match result {
-            Ok(result) if result.get_type().is(self.glue.coroutine.bind(py)) => self.run(py, result),
-            Ok(result) => Ok(result),
-            Err(error) => Err(self.call_failed(py, callable, &arguments, &error)),
-        }
+        result.map_err(|error| self.call_failed(py, place, callable, &arguments, &error))
+    }
+
+    pub(super) fn is_coroutine(&self, result: &Bound<'_, PyAny>) -> bool {
+        result.get_type().is(self.glue.coroutine.bind(result.py()))
     }
 
     fn arguments<'py>(
         &self,
         py: Python<'py>,
+        place: Place,
         request: &CallRequest,
     ) -> Result<Arguments<'py>, Box<CallError>> {
         let positional = Decoder::new(py, &request.args)
             .positional()
-            .map_err(|error| self.undecodable(py, error, "args"))?;
+            .map_err(|error| self.undecodable(py, place, error, "args"))?;
         let keyword = Decoder::new(py, &request.kwargs)
             .keyword()
-            .map_err(|error| self.undecodable(py, error, "kwargs"))?;
+            .map_err(|error| self.undecodable(py, place, error, "kwargs"))?;
         Ok(Arguments { positional, keyword })
     }
 
-    fn undecodable(&self, py: Python<'_>, error: DecodeError, root: &str) -> Box<CallError> {
+    fn undecodable(&self, py: Python<'_>, place: Place, error: DecodeError, root: &str) -> Box<CallError> {
         match error {
             DecodeError::Invalid(message, path) => located(Kind::BadArguments, &path.render(root), &message),
-            DecodeError::Raised(error) => self.report(py, &error),
+            DecodeError::Raised(error) => self.report(py, place, &error),
         }
     }
 
@@ -99,17 +119,19 @@ impl Engine {
     pub(super) fn run<'py>(
         &self,
         py: Python<'py>,
+        place: Place,
         awaitable: Bound<'py, PyAny>,
     ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
         let result = self.glue.run.bind(py).call1((awaitable,));
         self.stay_in_parent(py, &result);
-        result.map_err(|error| self.report(py, &error))
+        result.map_err(|error| self.report(py, place, &error))
     }
 
     /// The MessagePack form of a result or an item.
     pub(super) fn encode(
         &self,
         py: Python<'_>,
+        place: Place,
         value: Bound<'_, PyAny>,
         root: &str,
     ) -> Result<Vec<u8>, Box<CallError>> {
@@ -117,19 +139,19 @@ impl Engine {
             Ok(bytes) => Ok(bytes),
             // A future, or a coroutine that was compiled: awaitable, but no coroutine object.
             Err(EncodeError::Unrepresentable(..)) if is_awaitable(&value) => {
-                let value = self.run(py, value)?;
-                Encoder::encode(&value).map_err(|error| self.unencodable(py, error, root))
+                let value = self.run(py, place, value)?;
+                Encoder::encode(&value).map_err(|error| self.unencodable(py, place, error, root))
             }
-            Err(error) => Err(self.unencodable(py, error, root)),
+            Err(error) => Err(self.unencodable(py, place, error, root)),
         }
     }
 
-    fn unencodable(&self, py: Python<'_>, error: EncodeError, root: &str) -> Box<CallError> {
+    fn unencodable(&self, py: Python<'_>, place: Place, error: EncodeError, root: &str) -> Box<CallError> {
         match error {
             EncodeError::Unrepresentable(message, path) => {
                 located(Kind::BadResult, &path.render(root), &message)
             }
-            EncodeError::Raised(error) => self.report(py, &error),
+            EncodeError::Raised(error) => self.report(py, place, &error),
         }
     }
 
@@ -137,11 +159,12 @@ impl Engine {
     fn call_failed(
         &self,
         py: Python<'_>,
+        place: Place,
         callable: &Bound<'_, PyAny>,
         arguments: &Arguments<'_>,
         error: &PyErr,
     ) -> Box<CallError> {
-        let mut report = self.report(py, error);
+        let mut report = self.report(py, place, error);
         if error.is_instance_of::<PyTypeError>(py) && error.traceback(py).is_none() {
             let misfit = self.glue.misfit.bind(py).call1((
                 callable,

@@ -4,6 +4,7 @@ use pyo3::{prelude::*, types::PyAny};
 use snakepit_proto::v1::{CallError, Exception, call_error::Kind};
 
 use super::Engine;
+use crate::place::Place;
 
 /// What `snakepit._runtime` says about a name or an adapter it could not provide: kind, message, near names,
 /// and the exception behind it.
@@ -14,17 +15,17 @@ type Part = (String, String, String, i32);
 
 impl Engine {
     /// What happened, in full. Ends the user code part of the call: from here on a cancel has nothing to stop.
-    pub(super) fn report(&self, py: Python<'_>, error: &PyErr) -> Box<CallError> {
-        let cancelled = self.shared.slot.is_cancelled();
-        self.shared.slot.leave();
+    pub(super) fn report(&self, py: Python<'_>, place: Place, error: &PyErr) -> Box<CallError> {
+        let cancelled = self.shared.slot.is_cancelled(place);
+        self.leave(py, place);
         Box::new(self.describe(py, &exception(py, error), cancelled))
     }
 
     /// The same for a failure that has a kind and a message of its own.
-    pub(super) fn failure(&self, py: Python<'_>, failure: Failure<'_>) -> Box<CallError> {
+    pub(super) fn failure(&self, py: Python<'_>, place: Place, failure: Failure<'_>) -> Box<CallError> {
         let (kind, message, suggestions, exception) = failure;
-        let cancelled = self.shared.slot.is_cancelled();
-        self.shared.slot.leave();
+        let cancelled = self.shared.slot.is_cancelled(place);
+        self.leave(py, place);
         let described = match exception {
             Some(exception) => self.describe(py, &exception, cancelled),
             None => CallError::default(),

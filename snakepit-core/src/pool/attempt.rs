@@ -30,6 +30,7 @@ pub(super) struct Loss {
     worker: WorkerId,
     pid: Option<u32>,
     slot: SlotId,
+    call_id: Option<u64>,
     ran: Duration,
     down: JoinHandle<Down>,
 }
@@ -273,6 +274,7 @@ impl Attempt {
             worker: lease.seat().worker.id(),
             pid: lease.seat().worker.pid(),
             slot: lease.seat().slot,
+            call_id: lease.call_id(),
             ran: self.begun.map_or(Duration::ZERO, |(_, begun)| begun.elapsed()),
             down: self.settler.lost(lease, error),
         }
@@ -294,6 +296,7 @@ impl Attempt {
             worker: loss.worker,
             pid: loss.pid,
             slot: loss.slot,
+            call_id: loss.call_id,
             ran: loss.ran,
             attempts: self.attempts,
             down,

@@ -1,8 +1,9 @@
 //! Who is idle, who waits: the pool's state behind one short lock.
 //!
-//! Dispatch costs the same however many workers and callers there are: idle workers are a stack (the one used last has
-//! the warmest caches), waiting callers a queue for each priority. A caller that has left stays in the queue, marked, and is
-//! skipped when its turn comes. A worker that has gone leaves at once, since it may have been the pool's last handle on it.
+//! Dispatch costs the same however many workers and callers there are: workers that can take a call are ordered by the calls they
+//! have (see `idle`; of equals the one used last has the warmest caches), waiting callers are a queue for each priority. A caller that
+//! has left stays in the queue, marked, and is skipped when its turn comes. A worker that has gone leaves at once, since it may
+//! have been the pool's last handle on it.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    idle::Idle,
     latency::Latencies,
     lease::Lease,
     limits::{FunctionLimits, Limit, Permit},
@@ -73,7 +75,7 @@ struct Trouble {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    idle: Vec<Arc<Seat>>,
+    idle: Idle,
     waiting: Queue,
     seats: BTreeMap<SlotId, Arc<Seat>>,
     lent: usize,
@@ -128,7 +130,7 @@ impl Dispatch {
     pub(super) fn new(slots: usize, rules: Rules, events: Events) -> Self {
         let state = State {
             phase: Phase::Starting,
-            idle: Vec::with_capacity(slots),
+            idle: Idle::with_capacity(slots),
             waiting: Queue::default(),
             seats: BTreeMap::new(),
             lent: 0,
@@ -151,7 +153,7 @@ impl Dispatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an idle worker, or waits for one.
+    /// Takes a worker that can run the call now, or waits for one.
     ///
     /// # Cancel safety
     /// A caller that leaves is never lent a worker; one it was just granted goes on to the next.
@@ -161,9 +163,12 @@ impl Dispatch {
             if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
                 return Err(Refusal::Phase(state.phase));
             }
-            if let Some(seat) = state.idle.pop() {
+            if let Some(seat) = state.take_idle() {
                 state.lent += 1;
                 let lease = Lease::new(Arc::clone(self), seat);
+                if lease.seat().can_run_more() {
+                    state.put_idle(Arc::clone(lease.seat()));
+                }
                 drop(state);
                 return Ok(lease);
             }
@@ -287,7 +292,7 @@ impl Dispatch {
         }
         while seat.has_room() {
             let Some(next) = state.waiting.front() else { break };
-            if seat.is_lent() && !next.turn.ahead {
+            if !seat.can_run_more() && !next.turn.ahead {
                 break;
             }
             let Some(waiter) = state.waiting.pop() else { break };
@@ -298,7 +303,7 @@ impl Dispatch {
                 Ok(()) => {
                     self.waiters.fetch_sub(1, Ordering::Relaxed);
                     state.lent += 1;
-                    if !waiter.turn.ahead {
+                    if !seat.can_run_more() && !waiter.turn.ahead {
                         break;
                     }
                 }
@@ -307,9 +312,7 @@ impl Dispatch {
                 Err(Err(_)) => unreachable!("a lease was sent"),
             }
         }
-        if !seat.is_lent() {
-            state.idle.push(seat);
-        }
+        state.put_idle(seat);
     }
 
     fn refuse_all(&self, state: &mut State, refusal: &Refusal) {
@@ -413,6 +416,8 @@ impl Dispatch {
             let seat = state.seats.get(&child.status.slot);
             WorkerStatus {
                 calls: seat.map_or(0, |seat| seat.calls()),
+                running: seat.map_or(0, |seat| seat.lent().min(seat.concurrency())),
+                concurrency: seat.map_or(0, |seat| seat.concurrency()),
                 busy_for: seat.and_then(|seat| seat.busy_for(now)),
                 child,
             }
@@ -488,6 +493,27 @@ impl Drop for Waits<'_> {
 }
 
 impl State {
+    /// Takes out one of the workers with the fewest calls among those that can take one more.
+    fn take_idle(&mut self) -> Option<Arc<Seat>> {
+        loop {
+            let seat = self.idle.take()?;
+            // One that was lent to others as well may have been lost by one of them.
+            if !seat.is_gone() {
+                return Some(seat);
+            }
+        }
+    }
+
+    /// Puts a worker where it belongs with the calls it has now, if it can run one more.
+    fn put_idle(&mut self, seat: Arc<Seat>) {
+        if seat.can_run_more() {
+            let lent = seat.lent();
+            self.idle.put(seat, lent);
+        } else {
+            self.idle.remove(&seat);
+        }
+    }
+
     /// A refusal when no slot serves and none is about to.
     fn nobody(&self, slots: usize) -> Option<Refusal> {
         let hopeless = |trouble: &Trouble| trouble.given_up || trouble.failed_starts >= FAILED_STARTS;
@@ -501,7 +527,7 @@ impl State {
     fn forget(&mut self, slot: SlotId, worker: WorkerId) -> Option<Arc<Seat>> {
         let seat = self.seats.get(&slot).filter(|seat| seat.worker.id() == worker)?;
         seat.retire();
-        self.idle.retain(|idle| !idle.is_gone());
+        self.idle.remove(seat);
         self.seats.remove(&slot)
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     id::{SlotId, WorkerId},
     rpc::{CodecError, RemoteError, RemoteErrorKind},
-    worker::{Down, StartError},
+    worker::{Down, DownReason, StartError},
 };
 
 /// Why a call has no result.
@@ -142,6 +142,9 @@ pub struct WorkerLost {
     pub pid: Option<u32>,
     /// Its slot.
     pub slot: SlotId,
+    /// The id of the call within its worker, as logs and `context` show it. Where the worker ended because a call overran, that is
+    /// another one: [`DownReason::CallOverran`](crate::worker::DownReason::CallOverran) has its id.
+    pub call_id: Option<u64>,
     /// How long the call had been running.
     pub ran: Duration,
     /// The workers the call was executed on, this one included: more than 1 only for a call that may be
@@ -160,7 +163,12 @@ impl fmt::Display for WorkerLost {
         if self.attempts > 1 {
             write!(f, ", attempt {}", self.attempts)?;
         }
-        write!(f, ": {}", self.down)?;
+        match (&self.down.reason, self.call_id) {
+            (DownReason::CallOverran { call_id, .. }, Some(own)) if *call_id != own => {
+                write!(f, ": of the other calls on it, {}", self.down)?;
+            }
+            _ => write!(f, ": {}", self.down)?,
+        }
         match self
             .down
             .stderr_tail

@@ -46,9 +46,9 @@ impl Lease {
         self
     }
 
-    /// Whether the worker can have more than one call.
+    /// Whether the call can have to wait in the worker for another one.
     pub(super) fn can_share(&self) -> bool {
-        self.seat.worker.depth() > 1
+        self.seat.concurrency() == 1 && self.seat.worker.depth() > 1
     }
 
     /// Whether the call waits in the worker for another one. Which of them came first is the worker's to say: they were
@@ -70,7 +70,12 @@ impl Lease {
             .is_some_and(|call_id| self.seat.worker.has_begun(call_id) == Some(false))
     }
 
-    pub(super) fn seat(&self) -> &Seat {
+    /// The id of the call, once it was sent.
+    pub(super) fn call_id(&self) -> Option<u64> {
+        self.call_id
+    }
+
+    pub(super) fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
 
@@ -82,8 +87,8 @@ impl Lease {
 
     /// The call was taken back from the worker and never runs.
     pub(super) fn forgo(mut self) {
-        if self.call_id.take().is_some() {
-            self.seat.forgo();
+        if let Some(call_id) = self.call_id.take() {
+            self.seat.forgo(call_id);
         }
     }
 
@@ -105,7 +110,7 @@ impl Lease {
     pub(super) async fn leaving(self) {
         self.seat.retire();
         let worker = Arc::clone(&self.seat.worker);
-        // Nothing runs on it: a shutdown that comes meanwhile need not wait for it, and ends it like any other.
+        // This call does not run on it: a shutdown that comes meanwhile need not wait for it, and ends it like any other.
         drop(self);
         if within(LEAVES, worker.down()).await.is_none() {
             worker.condemn(DownReason::StayedOn);
@@ -122,8 +127,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(dispatch) = self.dispatch.take() {
-            if self.call_id.take().is_some() {
-                let ran = self.seat.finish(Instant::now());
+            if let Some(call_id) = self.call_id.take() {
+                let ran = self.seat.finish(call_id, Instant::now());
                 dispatch.latencies().ran.record(ran);
             }
             self.permit = None;

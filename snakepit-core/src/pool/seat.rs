@@ -1,6 +1,7 @@
 //! A worker that serves, and what it is busy with.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -25,8 +26,12 @@ pub(super) struct Seat {
     pub(super) slot: SlotId,
     pub(super) worker: Arc<dyn Worker>,
     pub(super) client: Arc<dyn WorkerClient>,
+    /// Calls it runs at the same time.
+    concurrency: usize,
     /// It must not be called any more.
     gone: AtomicBool,
+    /// Its place among those that can take a call, or none; changed under the pool's lock.
+    place: AtomicUsize,
     /// Calls it was lent to and has not been given back from; changed under the pool's lock.
     lent: AtomicUsize,
     calls: AtomicU64,
@@ -38,26 +43,32 @@ pub(super) struct Seat {
 struct Load {
     /// Calls sent to it and not over.
     calls: usize,
-    /// Since when the first of them can have been running.
+    /// Since when the first of them can have been running, where one runs at a time.
     since: Option<Instant>,
-    /// How long the last one ran.
+    /// How long the last one ran, where one runs at a time.
     last: Duration,
+    /// Since when each has been running, where several do.
+    running: BTreeMap<u64, Instant>,
 }
 
 impl Seat {
     pub(super) fn new(slot: SlotId, worker: Arc<dyn Worker>) -> Self {
         let client = worker.client();
+        let concurrency = worker.concurrency().max(1);
         Self {
             slot,
             worker,
             client,
+            concurrency,
             gone: AtomicBool::new(false),
+            place: AtomicUsize::new(usize::MAX),
             lent: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             load: Mutex::new(Load {
                 calls: 0,
                 since: None,
                 last: Duration::MAX,
+                running: BTreeMap::new(),
             }),
         }
     }
@@ -77,12 +88,38 @@ impl Seat {
     }
 
     pub(super) fn is_lent(&self) -> bool {
-        self.lent.load(Ordering::Relaxed) > 0
+        self.lent() > 0
+    }
+
+    /// Calls that have it.
+    pub(super) fn lent(&self) -> usize {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    /// Calls it runs at the same time.
+    pub(super) fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// Whether it can run one more call.
+    pub(super) fn can_run_more(&self) -> bool {
+        self.lent() < self.concurrency
+    }
+
+    /// Its place among those that can take a call. Called under the pool's lock.
+    pub(super) fn place(&self) -> Option<usize> {
+        let place = self.place.load(Ordering::Relaxed);
+        (place != usize::MAX).then_some(place)
+    }
+
+    /// Notes its place. Called under the pool's lock.
+    pub(super) fn set_place(&self, place: Option<usize>) {
+        self.place.store(place.unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Whether more than one call has it.
     pub(super) fn is_shared(&self) -> bool {
-        self.lent.load(Ordering::Relaxed) > 1
+        self.lent() > 1
     }
 
     /// Counts a lease. Called under the pool's lock.
@@ -95,12 +132,12 @@ impl Seat {
         self.lent.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether one more call may be sent to it: any to an idle one, a further one only behind short calls.
+    /// Whether one more call may be sent to it: any that it can run, and one that waits in it only behind short calls.
     pub(super) fn has_room(&self) -> bool {
-        match self.lent.load(Ordering::Relaxed) {
-            0 => true,
-            lent => lent < self.worker.depth() && self.load().last < SHORT,
+        if self.can_run_more() {
+            return true;
         }
+        self.concurrency == 1 && self.lent() < self.worker.depth() && self.load().last < SHORT
     }
 
     fn load(&self) -> MutexGuard<'_, Load> {
@@ -112,33 +149,45 @@ impl Seat {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// How long its running call can have been running.
+    /// How long its running call, of several the first one, can have been running.
     pub(super) fn busy_for(&self, now: Instant) -> Option<Duration> {
-        Some(now - self.load().since?)
+        let load = self.load();
+        let since = load.since.or_else(|| load.running.values().next().copied())?;
+        Some(now - since)
     }
 
     /// A call is sent to it; returns its id, unique within this worker.
     pub(super) fn begin(&self, now: Instant) -> u64 {
         let mut load = self.load();
         load.calls += 1;
-        load.since.get_or_insert(now);
-        drop(load);
-        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+        // Under the lock, so that of several calls the first one has the lowest id.
+        let call_id = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.concurrency == 1 {
+            load.since.get_or_insert(now);
+        } else {
+            load.running.insert(call_id, now);
+        }
+        call_id
     }
 
-    /// A call that ran on it is over: the next one runs now. How long it ran.
-    pub(super) fn finish(&self, now: Instant) -> Duration {
+    /// A call that ran on it is over: where one runs at a time, the next one runs now. How long it ran.
+    pub(super) fn finish(&self, call_id: u64, now: Instant) -> Duration {
         let mut load = self.load();
         load.calls = load.calls.saturating_sub(1);
+        if self.concurrency > 1 {
+            let since = load.running.remove(&call_id);
+            return since.map_or(Duration::ZERO, |since| now - since);
+        }
         load.last = load.since.map_or(Duration::MAX, |since| now - since);
         load.since = (load.calls > 0).then_some(now);
         load.last
     }
 
     /// A call that never ran on it was taken back, since the one before it takes long.
-    pub(super) fn forgo(&self) {
+    pub(super) fn forgo(&self, call_id: u64) {
         let mut load = self.load();
         load.calls = load.calls.saturating_sub(1);
+        load.running.remove(&call_id);
         load.last = Duration::MAX;
         if load.calls == 0 {
             load.since = None;

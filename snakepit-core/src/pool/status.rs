@@ -70,7 +70,11 @@ pub struct WorkerStatus {
     pub child: ChildInfo,
     /// Calls its present worker was given.
     pub calls: u64,
-    /// How long the running call has been running.
+    /// Calls that its present worker runs now, at most [`concurrency`](Self::concurrency). Further ones may wait in it.
+    pub running: usize,
+    /// Calls that its present worker runs at the same time; 0 without one.
+    pub concurrency: usize,
+    /// How long the running call, of several the first one, has been running.
     pub busy_for: Option<Duration>,
 }
 

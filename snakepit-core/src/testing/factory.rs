@@ -72,6 +72,7 @@ struct Plan {
     slot_scripts: BTreeMap<SlotId, VecDeque<FakeStart>>,
     otherwise: FakeStart,
     behaviour: FakeBehaviour,
+    concurrency: usize,
     end_takes: Duration,
     abandon_takes: Duration,
 }
@@ -95,6 +96,7 @@ impl FakeWorkerFactory {
             slot_scripts: BTreeMap::new(),
             otherwise: FakeStart::ready(),
             behaviour: FakeBehaviour::Echo,
+            concurrency: 1,
             end_takes: Duration::ZERO,
             abandon_takes: Duration::ZERO,
         };
@@ -132,6 +134,12 @@ impl FakeWorkerFactory {
     #[must_use]
     pub fn with_otherwise(self, otherwise: FakeStart) -> Self {
         self.plan(|plan| plan.otherwise = otherwise)
+    }
+
+    /// Calls that a worker runs at the same time. Default 1.
+    #[must_use]
+    pub fn with_concurrency(self, concurrency: usize) -> Self {
+        self.plan(|plan| plan.concurrency = concurrency)
     }
 
     /// What workers do with calls. Default: echo.
@@ -221,10 +229,15 @@ impl WorkerFactory for FakeWorkerFactory {
             let start = scripted.unwrap_or_else(|| plan.otherwise.clone());
             (
                 start,
-                (plan.behaviour.clone(), plan.end_takes, plan.abandon_takes),
+                (
+                    plan.behaviour.clone(),
+                    plan.concurrency,
+                    plan.end_takes,
+                    plan.abandon_takes,
+                ),
             )
         };
-        let (behaviour, end_takes, abandon_takes) = plan;
+        let (behaviour, concurrency, end_takes, abandon_takes) = plan;
         self.shared.journal.write(Record::Launched(slot, worker));
         let mut attempt = Attempt {
             slot,
@@ -240,7 +253,15 @@ impl WorkerFactory for FakeWorkerFactory {
                 self.shared.journal.write(Record::Ready(slot, worker));
                 let pid = self.shared.next_pid.fetch_add(1, Ordering::Relaxed);
                 let journal = self.shared.journal.clone();
-                let ready = FakeWorker::made(slot, worker, behaviour, end_takes, Some(pid), journal);
+                let ready = FakeWorker::made(
+                    slot,
+                    worker,
+                    behaviour,
+                    concurrency,
+                    end_takes,
+                    Some(pid),
+                    journal,
+                );
                 lock(&self.shared.workers).insert(slot, Arc::downgrade(&ready));
                 Ok(ready)
             }

@@ -24,6 +24,7 @@ pub struct FakeWorker {
     slot: SlotId,
     pid: Option<u32>,
     client: FakeClient,
+    concurrency: usize,
     down: watch::Sender<Option<Down>>,
     gone: watch::Sender<Option<EndReport>>,
     end_takes: Duration,
@@ -38,6 +39,20 @@ impl FakeWorker {
             slot,
             WorkerId::next(),
             behaviour,
+            1,
+            Duration::ZERO,
+            None,
+            Journal::new(),
+        )
+    }
+
+    /// A worker that is ready and runs several calls at the same time.
+    pub fn concurrent(slot: SlotId, behaviour: FakeBehaviour, concurrency: usize) -> Arc<Self> {
+        Self::made(
+            slot,
+            WorkerId::next(),
+            behaviour,
+            concurrency,
             Duration::ZERO,
             None,
             Journal::new(),
@@ -48,6 +63,7 @@ impl FakeWorker {
         slot: SlotId,
         id: WorkerId,
         behaviour: FakeBehaviour,
+        concurrency: usize,
         end_takes: Duration,
         pid: Option<u32>,
         journal: Journal,
@@ -58,6 +74,7 @@ impl FakeWorker {
             slot,
             pid,
             client: FakeClient::new(behaviour, down.subscribe()),
+            concurrency,
             down,
             gone: watch::Sender::new(None),
             end_takes,
@@ -139,6 +156,10 @@ impl Worker for FakeWorker {
 
     fn client(&self) -> Arc<dyn WorkerClient> {
         Arc::new(self.client.clone())
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency
     }
 
     fn condemn(&self, reason: DownReason) {

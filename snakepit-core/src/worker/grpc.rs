@@ -20,7 +20,7 @@ use output::StderrTail;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
+use super::{Concurrency, Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
 use crate::{
     event::Events,
     id::{RunId, SlotId, WorkerId},
@@ -97,6 +97,8 @@ pub struct GrpcWorkerSpec {
     pub adapters: Vec<String>,
     /// Directories put in front of `sys.path`.
     pub paths: Vec<PathBuf>,
+    /// Calls that a worker runs at the same time.
+    pub concurrency: Concurrency,
     /// From launch to ready, imports included. Default 30 s.
     pub start_deadline: Duration,
     /// Liveness of the control thread.
@@ -127,6 +129,7 @@ impl GrpcWorkerSpec {
             limits: LaunchLimits::default(),
             adapters: Vec::new(),
             paths: Vec::new(),
+            concurrency: Concurrency::default(),
             start_deadline: Duration::from_secs(30),
             heartbeat: Heartbeat::default(),
             log_level: 20,
@@ -185,6 +188,7 @@ struct Live {
     process: Arc<dyn LaunchedProcess>,
     client: Arc<GrpcClient>,
     control: Control,
+    concurrency: usize,
     /// `None` for a worker that does not keep it.
     journal: Option<Journal>,
     stderr: StderrTail,
@@ -205,6 +209,10 @@ impl Worker for GrpcWorker {
 
     fn client(&self) -> Arc<dyn WorkerClient> {
         Arc::clone(&self.live.client) as Arc<dyn WorkerClient>
+    }
+
+    fn concurrency(&self) -> usize {
+        self.live.concurrency
     }
 
     fn depth(&self) -> usize {

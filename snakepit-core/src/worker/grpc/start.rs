@@ -174,7 +174,10 @@ async fn steps(
     let control = client::control(control);
 
     progress.phase = StartPhase::Handshake;
-    let keeps_journal = or_exit(&process, handshake(spec, id, control.clone())).await?;
+    let Agreed {
+        concurrency,
+        keeps_journal,
+    } = or_exit(&process, handshake(spec, id, control.clone())).await?;
     progress.phase = StartPhase::Import;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     or_exit(&process, ready(control.clone())).await?;
@@ -189,7 +192,9 @@ async fn steps(
         process,
         client,
         control,
-        journal: keeps_journal.then_some(journal),
+        concurrency,
+        // Of calls that run side by side more may begin than it has entries.
+        journal: (keeps_journal && concurrency == 1).then_some(journal),
         stderr,
         condemned: watch::Sender::new(None),
         down: watch::Sender::new(None),
@@ -278,12 +283,19 @@ where
     }
 }
 
-/// Shakes hands; whether the worker keeps its journal.
+/// What a worker says of itself.
+struct Agreed {
+    concurrency: usize,
+    keeps_journal: bool,
+}
+
+/// Shakes hands.
 async fn handshake(
     spec: &GrpcWorkerSpec,
     id: WorkerId,
     mut control: Control,
-) -> Result<bool, StartErrorKind> {
+) -> Result<Agreed, StartErrorKind> {
+    let (kind, asked) = spec.concurrency.asked();
     let request = HandshakeRequest {
         protocol_versions: PROTOCOL_VERSIONS.to_vec(),
         run_id: spec.run_id.to_string(),
@@ -292,6 +304,8 @@ async fn handshake(
         adapters: spec.adapters.clone(),
         paths: spec.paths.iter().map(|path| path.display().to_string()).collect(),
         log_level: spec.log_level,
+        concurrency: asked,
+        concurrency_kind: kind.into(),
     };
     let answer = control
         .handshake(request)
@@ -299,7 +313,14 @@ async fn handshake(
         .map_err(|status| channel_error(&status))?
         .into_inner();
     if PROTOCOL_VERSIONS.contains(&answer.protocol_version) {
-        Ok(answer.capabilities.iter().any(|ability| ability == "journal"))
+        let concurrency = spec.concurrency.agreed(answer.concurrency);
+        if concurrency < asked as usize {
+            tracing::warn!(worker = %id, asked, concurrency, "the worker runs fewer calls at the same time than it was asked to");
+        }
+        Ok(Agreed {
+            concurrency,
+            keeps_journal: answer.capabilities.iter().any(|ability| ability == "journal"),
+        })
     } else {
         let theirs = answer.protocol_versions;
         Err(StartErrorKind::ProtocolVersion {
