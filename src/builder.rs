@@ -94,7 +94,7 @@ impl PoolBuilder {
         }
     }
 
-    /// Worker slots; at least 1. Default: the CPUs this process may use.
+    /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use.
     pub fn workers(self, workers: usize) -> Self {
         self.with(|pool| pool.workers = workers)
     }
@@ -236,6 +236,24 @@ impl PoolBuilder {
             metrics: measured,
             ..self
         }
+    }
+
+    /// Slots that there are always; with fewer than [`workers`](Self::workers) the pool grows and shrinks. Default: as many; see
+    /// [`PoolSettings::min_workers`].
+    pub fn min_workers(self, workers: usize) -> Self {
+        self.with(|pool| pool.min_workers = Some(workers))
+    }
+
+    /// Idle workers that a pool which can grow has ready. Default 1; see
+    /// [`PoolSettings::spare_workers`].
+    pub fn spare_workers(self, workers: usize) -> Self {
+        self.with(|pool| pool.spare_workers = workers)
+    }
+
+    /// How long a worker that is not needed stays idle before it is ended. Default 60 s; see
+    /// [`PoolSettings::idle_timeout`].
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.idle_timeout = timeout)
     }
 
     /// Callers that may wait for a worker. Default 1,000; see

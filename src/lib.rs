@@ -40,7 +40,7 @@ pub use snakepit_core::{
     event::{Event, EventKind},
     pool::{
         Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
-        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, WorkerLost,
+        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
@@ -83,6 +83,7 @@ mod guide {
     page!(port_backend, "port-backend.md");
     page!(python_environment, "python-environment.md");
     page!(queue, "queue.md");
+    page!(scaling, "scaling.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");

@@ -133,6 +133,12 @@ pub enum EventKind {
     /// What the pool starts is recorded in memory only from now on: nothing tells the next start what to end should the
     /// host be killed, but what stands in the environment of its processes.
     LedgerDegraded { reason: Arc<str> },
+    /// Calls wait until the pool goes on.
+    PoolPaused,
+    /// The pool goes on after a pause or a drain.
+    PoolResumed,
+    /// The pool has other bounds of its size.
+    PoolResized { min: usize, max: usize },
     /// The pool takes no new calls.
     PoolDraining,
     /// The pool has ended.

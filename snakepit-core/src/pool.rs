@@ -32,6 +32,7 @@ mod limits;
 mod poison;
 mod queue;
 mod request;
+mod scaling;
 mod seat;
 mod settings;
 mod settle;
@@ -54,7 +55,7 @@ pub use poison::Poisoned;
 pub use queue::Overflow;
 pub use request::Request;
 pub use settings::PoolSettings;
-pub use status::{Phase, PoolStatus, WorkerStatus};
+pub use status::{Phase, PoolStatus, Verdict, WorkerStatus};
 pub use stream::Items;
 
 use dispatch::Dispatch;
@@ -142,6 +143,48 @@ impl Pool {
         self.shared.events.subscribe()
     }
 
+    /// Hands out no workers until [`resume`](Self::resume): calls that run go on, later ones wait, within the queue's bounds.
+    pub fn pause(&self) {
+        if self.shared.dispatch.pause() {
+            self.shared.events.emit(EventKind::PoolPaused);
+        }
+    }
+
+    /// Takes no new calls until [`resume`](Self::resume), and returns when all that were accepted are over.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the pool draining.
+    pub async fn drain(&self) {
+        if self.shared.dispatch.drain() {
+            self.shared.events.emit(EventKind::PoolDraining);
+        }
+        self.shared.dispatch.quiet().await;
+    }
+
+    /// Goes on after [`pause`](Self::pause) or [`drain`](Self::drain). A pool that is being shut down stays so.
+    pub fn resume(&self) {
+        if self.shared.dispatch.resume() {
+            self.shared.events.emit(EventKind::PoolResumed);
+        }
+    }
+
+    /// Sets how many slots the pool has at least and at most; the same number twice fixes it. Missing ones are started, and of too many those
+    /// without a worker and without a call go at once, the others when their calls are over.
+    ///
+    /// # Errors
+    /// When `min` is more than `max`, or `max` is 0 or too many.
+    pub fn resize(&self, min: usize, max: usize) -> Result<(), SettingsError> {
+        let settings = PoolSettings {
+            workers: max,
+            min_workers: Some(min),
+            ..(*self.shared.settings).clone()
+        };
+        settings.check()?;
+        self.shared.dispatch.set_bounds(min, max);
+        self.shared.events.emit(EventKind::PoolResized { min, max });
+        Ok(())
+    }
+
     /// Ends the pool: takes no new calls, lets accepted ones finish within the drain time, then ends the
     /// workers. Returns when nothing of them is left. Repeated and concurrent calls agree.
     ///
@@ -151,6 +194,7 @@ impl Pool {
     /// # Cancel safety
     /// A dropped future leaves the pool draining; call again to go on.
     pub async fn shutdown(&self) {
+        self.shared.dispatch.end();
         if self.shared.dispatch.drain() {
             self.shared.events.emit(EventKind::PoolDraining);
         }
@@ -181,6 +225,7 @@ impl Pool {
     /// # Cancel safety
     /// The ending of the workers goes on when the future is dropped.
     pub async fn kill(&self) {
+        self.shared.dispatch.end();
         self.shared.dispatch.drain();
         let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;

@@ -12,14 +12,14 @@ use super::{
     Pool, Shared,
     dispatch::{Dispatch, Rules, Started},
     queue::Overflow,
+    scaling::Scaler,
     settings::PoolSettings,
 };
 use crate::{
     event::Events,
     id::SlotId,
     supervision::{
-        ChildSpec, DynamicSupervisor, ResourceFactory, Shutdown, SlotObserver, SlotStarterFactory,
-        StarterFactory, Supervisor, SupervisorLimits,
+        DynamicSupervisor, ResourceFactory, Shutdown, SlotObserver, SlotStarterFactory, SupervisorLimits,
     },
     worker::{StartError, WorkerFactory},
 };
@@ -91,6 +91,21 @@ impl PoolBuilder {
     /// Worker slots; see [`PoolSettings::workers`].
     pub fn workers(self, workers: usize) -> Self {
         self.with(|settings| settings.workers = workers)
+    }
+
+    /// Slots that there are always; see [`PoolSettings::min_workers`].
+    pub fn min_workers(self, workers: usize) -> Self {
+        self.with(|settings| settings.min_workers = Some(workers))
+    }
+
+    /// Idle workers that a pool which can grow has ready; see [`PoolSettings::spare_workers`].
+    pub fn spare_workers(self, workers: usize) -> Self {
+        self.with(|settings| settings.spare_workers = workers)
+    }
+
+    /// How long a worker that is not needed stays idle; see [`PoolSettings::idle_timeout`].
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.idle_timeout = timeout)
     }
 
     /// Callers that may wait for a worker; see [`PoolSettings::queue_limit`].
@@ -173,9 +188,10 @@ impl PoolBuilder {
         self.settings.check()?;
         let settings = Arc::new(self.settings.clone());
         let rules = Rules::new(&settings);
-        let dispatch = Arc::new(Dispatch::new(settings.workers, rules, self.events.clone()));
-        let observer: Arc<dyn SlotObserver> = Arc::new(Arc::clone(&dispatch));
-        let supervisor = self.supervise(&observer).await;
+        let dispatch = Arc::new(Dispatch::new(settings.bounds(), rules, self.events.clone()));
+        let scaler = self.supervise(&dispatch).await;
+        let supervisor = Arc::clone(&scaler.supervisor);
+        tokio::spawn(scaler.run());
         let pool = Pool {
             shared: Arc::new(Shared {
                 settings: Arc::clone(&settings),
@@ -218,33 +234,35 @@ impl PoolBuilder {
         })
     }
 
-    /// Starts the supervisor and a starter for each slot.
-    async fn supervise(&self, observer: &Arc<dyn SlotObserver>) -> Arc<dyn Supervisor> {
+    /// Starts the supervisor and a starter for each slot that there is from the start.
+    async fn supervise(&self, dispatch: &Arc<Dispatch>) -> Scaler {
+        let observer: Arc<dyn SlotObserver> = Arc::new(Arc::clone(dispatch));
         // A worker that went down has had its grace: it is gone, or did not stop when it was cancelled, or did not
         // answer. What it leaves behind would only delay its replacement.
         let starters = SlotStarterFactory::new(
             Arc::clone(&self.factory),
-            Arc::clone(observer),
+            Arc::clone(&observer),
             self.events.clone(),
         )
         .with_grace(Duration::ZERO);
         let starters = self.resources.iter().fold(starters, |starters, resource| {
             starters.with_resource(Arc::clone(resource))
         });
-        let starters: Arc<dyn StarterFactory> = Arc::new(starters);
         let limits = SupervisorLimits::default();
-        let supervisor = DynamicSupervisor::start(limits, Arc::clone(observer), self.events.clone());
-        // By then the pool has waited for its calls; what a worker still has to do is to run its stop hooks.
-        let shutdown = Shutdown {
-            drain: self.settings.shutdown.drain.min(STOP_HOOKS),
-            grace: self.settings.shutdown.grace,
+        let supervisor = DynamicSupervisor::start(limits, observer, self.events.clone());
+        let scaler = Scaler {
+            dispatch: Arc::clone(dispatch),
+            supervisor: Arc::new(supervisor),
+            starters: Arc::new(starters),
+            // By then the pool has waited for its calls; what a worker still has to do is to run its stop hooks.
+            shutdown: Shutdown {
+                drain: self.settings.shutdown.drain.min(STOP_HOOKS),
+                grace: self.settings.shutdown.grace,
+            },
         };
-        for slot in (0_u32..).map(SlotId).take(self.settings.workers) {
-            let spec = ChildSpec::new(slot, Arc::clone(&starters)).with_shutdown(shutdown);
-            if let Err(error) = supervisor.start_child(spec).await {
-                unreachable!("the supervisor is new, is not ending, and has no such slot: {error}");
-            }
+        for slot in (0_u32..).map(SlotId).take(self.settings.bounds().min) {
+            scaler.start(slot).await;
         }
-        Arc::new(supervisor)
+        scaler
     }
 }

@@ -5,8 +5,11 @@
 //! has left stays in the queue, marked, and is skipped when its turn comes. A worker that has gone leaves at once, since it may
 //! have been the pool's last handle on it.
 
+mod phase;
+mod size;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +22,8 @@ use tokio::{
     time::Instant,
 };
 
+pub(super) use phase::Started;
+
 use super::{
     idle::Idle,
     latency::Latencies,
@@ -26,6 +31,7 @@ use super::{
     limits::{FunctionLimits, Limit, Permit},
     poison::Suspects,
     queue::{Overflow, Queue, Queued},
+    scaling::Bounds,
     seat::Seat,
     settings::PoolSettings,
     status::{Phase, PoolStatus, WorkerStatus},
@@ -75,6 +81,14 @@ struct Trouble {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// There is no going on after a drain.
+    ending: bool,
+    bounds: Bounds,
+    /// The slots there are, and those that are on their way out.
+    slots: BTreeSet<SlotId>,
+    leaving: BTreeSet<SlotId>,
+    /// Calls that a worker runs at the same time.
+    concurrency: usize,
     idle: Idle,
     waiting: Queue,
     seats: BTreeMap<SlotId, Arc<Seat>>,
@@ -91,9 +105,10 @@ pub(super) struct Dispatch {
     waiters: AtomicUsize,
     rules: Rules,
     events: Events,
-    slots: usize,
     latencies: Latencies,
     changed: Notify,
+    /// There may be too few slots.
+    short: Notify,
 }
 
 /// What calls are refused for.
@@ -120,17 +135,23 @@ impl Rules {
 impl fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dispatch")
-            .field("slots", &self.slots)
             .field("rules", &self.rules)
             .finish_non_exhaustive()
     }
 }
 
 impl Dispatch {
-    pub(super) fn new(slots: usize, rules: Rules, events: Events) -> Self {
+    /// A pool with its first slots, which are about to be started.
+    pub(super) fn new(bounds: Bounds, rules: Rules, events: Events) -> Self {
+        let slots: BTreeSet<_> = (0_u32..).map(SlotId).take(bounds.min).collect();
         let state = State {
             phase: Phase::Starting,
-            idle: Idle::with_capacity(slots),
+            ending: false,
+            bounds,
+            idle: Idle::with_capacity(slots.len()),
+            slots,
+            leaving: BTreeSet::new(),
+            concurrency: 1,
             waiting: Queue::default(),
             seats: BTreeMap::new(),
             lent: 0,
@@ -142,9 +163,9 @@ impl Dispatch {
             waiters: AtomicUsize::new(0),
             rules,
             events,
-            slots,
             latencies: Latencies::default(),
             changed: Notify::new(),
+            short: Notify::new(),
         }
     }
 
@@ -163,16 +184,20 @@ impl Dispatch {
             if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
                 return Err(Refusal::Phase(state.phase));
             }
-            if let Some(seat) = state.take_idle() {
+            if let Some(seat) = state.free_seat() {
                 state.lent += 1;
                 let lease = Lease::new(Arc::clone(self), seat);
                 if lease.seat().can_run_more() {
                     state.put_idle(Arc::clone(lease.seat()));
                 }
+                let short = state.is_short(0);
                 drop(state);
+                if short {
+                    self.short.notify_one();
+                }
                 return Ok(lease);
             }
-            if let Some(refusal) = state.nobody(self.slots) {
+            if let Some(refusal) = state.nobody() {
                 return Err(refusal);
             }
             let displaced = self.make_room(&mut state, turn)?;
@@ -184,6 +209,9 @@ impl Dispatch {
             }
             let (answer, granted) = oneshot::channel();
             state.waiting.push(Queued { answer, turn });
+            if state.is_short(waiting + 1) {
+                self.short.notify_one();
+            }
             (displaced, granted)
         };
         // Outside of the lock: it wakes a caller.
@@ -276,10 +304,10 @@ impl Dispatch {
         let mut state = self.lock();
         state.lent -= 1;
         seat.take_back();
-        self.hand_on(&mut state, seat);
-        let quiet = self.is_quiet(&state);
+        self.hand_on(&mut state, Arc::clone(&seat));
+        let awaited = self.is_quiet(&state) || seat.is_gone();
         drop(state);
-        if quiet {
+        if awaited {
             self.changed.notify_waiters();
         }
     }
@@ -290,7 +318,7 @@ impl Dispatch {
         if seat.is_gone() {
             return;
         }
-        while seat.has_room() {
+        while state.phase != Phase::Paused && seat.has_room() {
             let Some(next) = state.waiting.front() else { break };
             if !seat.can_run_more() && !next.turn.ahead {
                 break;
@@ -321,77 +349,11 @@ impl Dispatch {
         }
     }
 
-    /// From `Starting` to `Running`.
-    pub(super) fn open(&self) {
-        let mut state = self.lock();
-        if state.phase == Phase::Starting {
-            state.phase = Phase::Running;
-        }
-    }
-
-    /// No new calls from now on; whether this was the first to say so.
-    pub(super) fn drain(&self) -> bool {
-        let mut state = self.lock();
-        let first = !state.phase.refuses();
-        if first {
-            state.phase = Phase::Draining;
-        }
-        first
-    }
-
-    /// No calls at all from now on, those that wait are refused.
-    pub(super) fn stop(&self) {
-        let mut state = self.lock();
-        state.phase = Phase::Stopped;
-        self.refuse_all(&mut state, &Refusal::Phase(Phase::Stopped));
-        drop(state);
-        self.rules.functions.close();
-        self.changed.notify_waiters();
-    }
-
-    /// Nobody waits and no worker is lent.
-    fn is_quiet(&self, state: &State) -> bool {
-        state.lent == 0 && self.waiters.load(Ordering::Relaxed) == 0
-    }
-
-    pub(super) fn is_starting(&self) -> bool {
-        self.lock().phase == Phase::Starting
-    }
-
-    pub(super) fn is_stopped(&self) -> bool {
-        self.lock().phase == Phase::Stopped
-    }
-
-    /// Resolves when nobody waits and no worker is lent.
-    pub(super) async fn quiet(&self) {
-        self.until(|state| self.is_quiet(state)).await;
-    }
-
-    /// Resolves when the pool has started, or will not: see [`Started`].
-    pub(super) async fn started(&self) -> Started {
-        let slots = self.slots;
-        self.until_some(|state| {
-            if state.seats.len() == slots {
-                return Some(Started::All);
-            }
-            let definite = state.last_error.as_ref().filter(|error| error.is_definite());
-            definite
-                .filter(|_| state.seats.is_empty())
-                .map(|error| Started::Failed(Arc::clone(error)))
-        })
-        .await
-    }
-
-    /// Workers that serve, and the last start that failed.
-    pub(super) fn serving(&self) -> (usize, Option<Arc<StartError>>) {
-        let state = self.lock();
-        (state.seats.len(), state.last_error.clone())
-    }
-
     pub(super) fn seats(&self) -> Vec<Arc<Seat>> {
         self.lock().seats.values().cloned().collect()
     }
 
+    /// Resolves when this holds.
     async fn until(&self, done: impl Fn(&State) -> bool) {
         self.until_some(|state| done(state).then_some(())).await;
     }
@@ -430,20 +392,13 @@ impl Dispatch {
             busy: state.seats.values().filter(|seat| seat.is_lent()).count(),
             queued: self.waiters.load(Ordering::Relaxed),
             queue_limit: self.rules.queue_limit,
+            min_workers: state.bounds.min,
+            max_workers: state.bounds.max,
             waited: self.latencies.waited.summary(),
             ran: self.latencies.ran.summary(),
             last_start_error: state.last_error.clone(),
         }
     }
-}
-
-/// How a pool's start went.
-#[derive(Debug)]
-pub(super) enum Started {
-    /// Every slot serves.
-    All,
-    /// No slot serves, and trying again without a change cannot help.
-    Failed(Arc<StartError>),
 }
 
 /// A caller in the queue.
@@ -514,10 +469,19 @@ impl State {
         }
     }
 
+    /// A worker that can take a call that is new; none during a pause.
+    fn free_seat(&mut self) -> Option<Arc<Seat>> {
+        if self.phase == Phase::Paused {
+            return None;
+        }
+        self.take_idle()
+    }
+
     /// A refusal when no slot serves and none is about to.
-    fn nobody(&self, slots: usize) -> Option<Refusal> {
+    fn nobody(&self) -> Option<Refusal> {
         let hopeless = |trouble: &Trouble| trouble.given_up || trouble.failed_starts >= FAILED_STARTS;
-        let nobody = self.seats.is_empty() && self.trouble.values().filter(|t| hopeless(t)).count() >= slots;
+        let lost = |slot| self.trouble.get(slot).is_some_and(hopeless);
+        let nobody = self.seats.is_empty() && !self.slots.is_empty() && self.slots.iter().all(lost);
         nobody.then(|| Refusal::Nobody {
             last: self.last_error.clone(),
         })
@@ -541,8 +505,11 @@ impl SlotObserver for Arc<Dispatch> {
         };
         let mut state = self.lock();
         let gone = match event {
+            // It was given up while it was being started, and is about to be ended.
+            SlotEvent::Ready { slot, .. } if !state.slots.contains(&slot) => ready,
             SlotEvent::Ready { slot, .. } => ready.and_then(|seat| {
                 state.trouble.remove(&slot);
+                state.concurrency = seat.concurrency();
                 let before = state.seats.insert(slot, Arc::clone(&seat));
                 self.hand_on(&mut state, seat);
                 before
@@ -558,7 +525,7 @@ impl SlotObserver for Arc<Dispatch> {
                 None
             }
         };
-        if let Some(refusal) = state.nobody(self.slots) {
+        if let Some(refusal) = state.nobody() {
             self.refuse_all(&mut state, &refusal);
         }
         drop(state);

@@ -49,6 +49,8 @@ struct Load {
     last: Duration,
     /// Since when each has been running, where several do.
     running: BTreeMap<u64, Instant>,
+    /// When the last call was over.
+    over: Instant,
 }
 
 impl Seat {
@@ -69,6 +71,7 @@ impl Seat {
                 since: None,
                 last: Duration::MAX,
                 running: BTreeMap::new(),
+                over: Instant::now(),
             }),
         }
     }
@@ -156,6 +159,11 @@ impl Seat {
         Some(now - since)
     }
 
+    /// How long ago its last call was over, or it became ready.
+    pub(super) fn idle_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.load().over)
+    }
+
     /// A call is sent to it; returns its id, unique within this worker.
     pub(super) fn begin(&self, now: Instant) -> u64 {
         let mut load = self.load();
@@ -174,6 +182,7 @@ impl Seat {
     pub(super) fn finish(&self, call_id: u64, now: Instant) -> Duration {
         let mut load = self.load();
         load.calls = load.calls.saturating_sub(1);
+        load.over = now;
         if self.concurrency > 1 {
             let since = load.running.remove(&call_id);
             return since.map_or(Duration::ZERO, |since| now - since);

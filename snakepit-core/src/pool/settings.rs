@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{builder::SettingsError, queue::Overflow};
+use super::{builder::SettingsError, queue::Overflow, scaling::Bounds};
 use crate::supervision::Shutdown;
 
 /// The largest number of slots: each is a process.
@@ -12,8 +12,16 @@ const MAX_WORKERS: usize = 100_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolSettings {
-    /// Worker slots; at least 1. Default: the CPUs this process may use.
+    /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use.
     pub workers: usize,
+    /// Slots that there are always; `None`, the default, is as many as `workers`: the pool's size is fixed. With fewer it grows
+    /// when calls need more, and shrinks by the idle timeout. 0 starts the first worker for the first call.
+    pub min_workers: Option<usize>,
+    /// Idle workers that a pool which can grow has ready beyond those that calls need now. Default 1: it grows when the last idle
+    /// worker is taken, not when the next call has to wait for a start. 0 grows for calls that wait.
+    pub spare_workers: usize,
+    /// How long a worker that is not needed stays idle before it is ended. Default 60 s; not zero.
+    pub idle_timeout: Duration,
     /// Callers that may wait for a worker; 0 means that a call which finds all workers busy is refused, `None` is unlimited.
     /// Default 1,000: at a millisecond a call, the last of them waits a second.
     pub queue_limit: Option<usize>,
@@ -54,6 +62,9 @@ impl Default for PoolSettings {
     fn default() -> Self {
         Self {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
+            min_workers: None,
+            spare_workers: 1,
+            idle_timeout: Duration::from_secs(60),
             queue_limit: Some(1000),
             overflow: Overflow::default(),
             function_limits: BTreeMap::new(),
@@ -70,6 +81,15 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            min: self.min_workers.unwrap_or(self.workers),
+            max: self.workers,
+            spare: self.spare_workers,
+            idle_timeout: self.idle_timeout,
+        }
+    }
+
     /// Everything that is wrong with them.
     ///
     /// # Errors
@@ -81,6 +101,16 @@ impl PoolSettings {
                 "workers is {}, it must be 1 to {MAX_WORKERS}",
                 self.workers
             ));
+        }
+        if self.min_workers.is_some_and(|min| min > self.workers) {
+            wrong.push(format!(
+                "min_workers is {}, it must not be more than workers, which is {}",
+                self.min_workers.unwrap_or_default(),
+                self.workers
+            ));
+        }
+        if self.idle_timeout.is_zero() {
+            wrong.push("idle_timeout is zero: a worker would be ended as soon as it is started".to_owned());
         }
         let zero = |time: Option<Duration>| time.is_some_and(|time| time.is_zero());
         if zero(self.deadline) {

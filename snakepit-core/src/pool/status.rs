@@ -12,6 +12,8 @@ pub enum Phase {
     Starting,
     /// It takes calls.
     Running,
+    /// Calls wait until it goes on.
+    Paused,
     /// It finishes the calls it has and takes no more.
     Draining,
     /// It is over.
@@ -30,6 +32,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
         })
@@ -54,6 +57,10 @@ pub struct PoolStatus {
     pub queued: usize,
     /// How many may wait; `None` is unlimited.
     pub queue_limit: Option<usize>,
+    /// Slots that there are always.
+    pub min_workers: usize,
+    /// Slots that there are at most.
+    pub max_workers: usize,
     /// How long calls waited for a worker, from sending to dispatch.
     pub waited: Latency,
     /// How long calls ran, from dispatch to their end.
@@ -78,10 +85,95 @@ pub struct WorkerStatus {
     pub busy_for: Option<Duration>,
 }
 
+/// What a pool is good for right now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Every slot serves.
+    Ready,
+    /// Calls are served, by fewer workers than there should be.
+    Degraded {
+        /// Workers that serve.
+        ready: usize,
+        /// Slots.
+        of: usize,
+        /// The last start that failed.
+        last: Option<Arc<StartError>>,
+    },
+    /// No worker serves; calls wait, or are refused once every slot's starts keep failing.
+    Down {
+        /// The last start that failed.
+        last: Option<Arc<StartError>>,
+    },
+    /// It has shrunk to no worker, and starts one for the next call.
+    Asleep,
+    /// It takes or hands out no calls, as it was told to.
+    Closed(Phase),
+}
+
+impl Verdict {
+    /// Whether a call made now is served without waiting for a worker's start. An answer for load balancers.
+    pub const fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready | Self::Degraded { .. })
+    }
+
+    /// Whether the pool can serve, now or once its workers have started. An answer for whoever restarts programs that are beyond
+    /// help: a pool tries again by itself.
+    pub const fn is_alive(&self) -> bool {
+        !matches!(self, Self::Closed(Phase::Stopped))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, last) = match self {
+            Self::Ready => return f.write_str("ready"),
+            Self::Asleep => return f.write_str("asleep"),
+            Self::Closed(phase) => return phase.fmt(f),
+            Self::Degraded { ready, of, last } => (format!("degraded: {ready} of {of} workers serve"), last),
+            Self::Down { last } => ("down: no worker serves".to_owned(), last),
+        };
+        f.write_str(&text)?;
+        match last {
+            Some(last) => write!(f, "; {}", crate::rpc::error_chain(&**last)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl PoolStatus {
     /// Whether a call made now would be served: by a worker that is idle, or by one that is busy.
     pub fn is_serving(&self) -> bool {
         self.phase == Phase::Running && self.ready > 0
+    }
+
+    /// What the pool is good for right now, with the last failure where it is not well.
+    pub fn verdict(&self) -> Verdict {
+        let last = self.last_start_error.clone();
+        match self.phase {
+            Phase::Running | Phase::Starting if self.ready > 0 => {
+                let of = self.workers.len().max(self.ready);
+                if self.ready == of {
+                    Verdict::Ready
+                } else {
+                    Verdict::Degraded {
+                        ready: self.ready,
+                        of,
+                        last,
+                    }
+                }
+            }
+            Phase::Running if self.workers.is_empty() => Verdict::Asleep,
+            Phase::Running | Phase::Starting => Verdict::Down { last },
+            closed @ (Phase::Paused | Phase::Draining | Phase::Stopped) => Verdict::Closed(closed),
+        }
+    }
+
+    /// Workers whose running call has been running for longer than this. A call without a deadline shows here, and nowhere else:
+    /// a deadlock looks like a long computation.
+    pub fn long_running(&self, than: Duration) -> impl Iterator<Item = &WorkerStatus> {
+        let workers = self.workers.iter();
+        workers.filter(move |worker| worker.busy_for.is_some_and(|busy| busy > than))
     }
 }
 

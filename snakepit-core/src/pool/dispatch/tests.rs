@@ -23,11 +23,13 @@ const LAST: Turn = Turn {
 };
 
 fn pool(slots: usize, limit: Option<usize>) -> Arc<Dispatch> {
-    let rules = Rules::new(&PoolSettings {
+    let settings = PoolSettings {
+        workers: slots,
         queue_limit: limit,
         ..PoolSettings::default()
-    });
-    let dispatch = Arc::new(Dispatch::new(slots, rules, Events::new("test")));
+    };
+    let rules = Rules::new(&settings);
+    let dispatch = Arc::new(Dispatch::new(settings.bounds(), rules, Events::new("test")));
     dispatch.open();
     dispatch
 }
