@@ -10,7 +10,7 @@ use snakepit_core::{
     ledger::Ledger,
     pool::{Pool as CorePool, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
-    worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
+    worker::{ChannelSpec, Concurrency, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
 use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError, record::Record};
@@ -40,6 +40,7 @@ pub enum StartError {
 pub struct PoolBuilder {
     name: String,
     workers: Option<usize>,
+    concurrency: Concurrency,
     adapters: Vec<String>,
     paths: Vec<PathBuf>,
     env: Vec<(OsString, OsString)>,
@@ -71,6 +72,7 @@ impl PoolBuilder {
         Self {
             name: "default".to_owned(),
             workers: None,
+            concurrency: Concurrency::default(),
             adapters: Vec::new(),
             paths: Vec::new(),
             env: Vec::new(),
@@ -112,6 +114,12 @@ impl PoolBuilder {
             workers: Some(workers),
             ..self
         }
+    }
+
+    /// Calls that each worker runs at the same time: one, several on threads, or `async def` functions on one event loop. Default:
+    /// one, which costs the least. A worker takes as many as it says it can, which for other programs than ours may be fewer.
+    pub fn concurrency(self, concurrency: Concurrency) -> Self {
+        Self { concurrency, ..self }
     }
 
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
@@ -353,6 +361,7 @@ impl PoolBuilder {
         spec.adapters = self.adapters;
         spec.paths = self.paths;
         spec.channel = self.channel;
+        spec.concurrency = self.concurrency;
         set(&mut spec.start_deadline, self.start_deadline);
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);
@@ -416,9 +425,15 @@ impl PoolBuilder {
         let zero = times
             .into_iter()
             .filter(|(_, time, _)| *time == Some(Duration::ZERO));
-        let wrong: Vec<_> = zero
+        let mut wrong: Vec<_> = zero
             .map(|(name, _, why)| format!("{name} is zero: {why}"))
             .collect();
+        if matches!(
+            self.concurrency,
+            Concurrency::Threads(0) | Concurrency::Asyncio(0)
+        ) {
+            wrong.push("concurrency is zero: no call could ever run".to_owned());
+        }
         if wrong.is_empty() {
             Ok(())
         } else {
