@@ -8,7 +8,7 @@ use snakepit_core::{
     ledger::Ledger,
     pool::{Overflow, Pool as CorePool, PoolSettings, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
-    worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
+    worker::{ChannelSpec, Concurrency, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
 use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError, record::Record};
@@ -38,6 +38,7 @@ pub enum StartError {
 pub struct PoolBuilder {
     name: String,
     pool: PoolSettings,
+    concurrency: Concurrency,
     adapters: Vec<String>,
     paths: Vec<PathBuf>,
     env: Vec<(OsString, OsString)>,
@@ -64,6 +65,7 @@ impl PoolBuilder {
         Self {
             name: "default".to_owned(),
             pool: PoolSettings::default(),
+            concurrency: Concurrency::default(),
             adapters: Vec::new(),
             paths: Vec::new(),
             env: Vec::new(),
@@ -110,6 +112,12 @@ impl PoolBuilder {
     fn with(mut self, set: impl FnOnce(&mut PoolSettings)) -> Self {
         set(&mut self.pool);
         self
+    }
+
+    /// Calls that each worker runs at the same time: one, several on threads, or `async def` functions on one event loop. Default:
+    /// one, which costs the least. A worker takes as many as it says it can, which for other programs than ours may be fewer.
+    pub fn concurrency(self, concurrency: Concurrency) -> Self {
+        Self { concurrency, ..self }
     }
 
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
@@ -394,6 +402,7 @@ impl PoolBuilder {
         spec.adapters = self.adapters;
         spec.paths = self.paths;
         spec.channel = self.channel;
+        spec.concurrency = self.concurrency;
         set(&mut spec.start_deadline, self.start_deadline);
         set(&mut spec.heartbeat, self.heartbeat);
         set(&mut spec.log_level, self.log_level);
@@ -447,6 +456,12 @@ impl PoolBuilder {
             .into_iter()
             .filter(|(_, time, _)| *time == Some(Duration::ZERO));
         wrong.extend(zero.map(|(name, _, why)| format!("{name} is zero: {why}")));
+        if matches!(
+            self.concurrency,
+            Concurrency::Threads(0) | Concurrency::Asyncio(0)
+        ) {
+            wrong.push("concurrency is zero: no call could ever run".to_owned());
+        }
         if wrong.is_empty() {
             Ok(())
         } else {

@@ -13,6 +13,7 @@
 //! ```
 //!
 //! - [`Pool`] lends workers to calls; [`PoolBuilder`] has its settings.
+//! - [`Concurrency`] says how many calls each worker runs at the same time, and on what.
 //! - [`Backend`] says what starts the workers; [`PoolBuilder::launcher`] takes one with settings of its own, and
 //!   [`PoolBuilder::limits`] their user, niceness, memory and other limits.
 //! - [`Pool::cleaned`] tells what an earlier run had left behind when it was killed, and that it is ended.
@@ -44,7 +45,7 @@ pub use snakepit_core::{
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
-    worker::{StartError, StartErrorKind},
+    worker::{Concurrency, StartError, StartErrorKind},
 };
 #[cfg(feature = "registry")]
 pub use snakepit_registry as registry;
@@ -76,6 +77,7 @@ mod guide {
     page!(after_a_crash, "after-a-crash.md");
     page!(calls, "calls.md");
     page!(command, "command.md");
+    page!(concurrency, "concurrency.md");
     page!(deadlines, "deadlines.md");
     #[cfg(feature = "backend-exec")]
     page!(exec_backend, "exec-backend.md");

@@ -267,6 +267,11 @@ fn settings_that_cannot_be_are_wrong_usage() {
     is_wrong_usage(&["call", "math:hypot", "--workers", "0"], &["at least one"]);
     is_wrong_usage(&["demo", "--workers", "0"], &["at least one"]);
     is_wrong_usage(&["bench", "--workers", "0"], &["at least one"]);
+    is_wrong_usage(&["bench", "--threads", "0"], &["--threads", "1..=1000"]);
+    is_wrong_usage(
+        &["call", "f", "--threads", "2", "--asyncio", "2"],
+        &["cannot be used with"],
+    );
     is_wrong_usage(&["call", "math:hypot", "--timeout", "soon"], &["5s"]);
     is_wrong_usage(&["call", "math:hypot", "--timeout", "0s"], &["longer"]);
     is_wrong_usage(&["call", "math:hypot", "--backend", "ports"], &["ports", "port"]);
@@ -418,6 +423,44 @@ fn bench_prints_figures_that_fit_together() {
         "{}",
         ran.stdout
     );
+}
+
+#[test]
+fn bench_measures_threads_and_tasks() {
+    for (option, function) in [("threads", "builtins:bytes"), ("asyncio", "asyncio:sleep")] {
+        let flag = format!("--{option}");
+        let ran = Home::new().run(&[
+            "bench",
+            "--duration",
+            "0.2",
+            "--concurrency",
+            "8",
+            &flag,
+            "8",
+            "--json",
+        ]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let figures: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(figures[option], 8);
+        assert_eq!(figures["function"], function);
+        assert!(figures["calls"].as_u64() > Some(8), "{figures}");
+    }
+}
+
+#[test]
+fn call_runs_on_a_thread_or_as_a_task_when_told_to() {
+    for (options, thread) in [
+        (&["--threads", "2"][..], "snakepit-call-"),
+        (&["--asyncio", "2"], "snakepit-call-"),
+        (&[], "MainThread"),
+    ] {
+        let code = "__import__('threading').current_thread().name";
+        let argument = format!("{code:?}");
+        let arguments = [&["call", "builtins:eval", &argument], options].concat();
+        let ran = Home::new().run(&arguments);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(ran.stdout.contains(thread), "{}", ran.stdout);
+    }
 }
 
 #[test]

@@ -6,11 +6,13 @@
 
 mod common;
 
-use std::{env, error::Error, path::PathBuf, time::Duration};
+use std::{env, error::Error, path::PathBuf, sync::LazyLock, time::Duration};
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use snakepit::{PoolBuilder, PoolError, PoolStartError, StartErrorKind, core::worker::ChannelSpec};
+use snakepit::{
+    Concurrency, PoolBuilder, PoolError, PoolStartError, StartErrorKind, core::worker::ChannelSpec,
+};
 use snakepit_proto::v1::{
     AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
     HandshakeRequest, HandshakeResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse,
@@ -20,17 +22,20 @@ use snakepit_proto::v1::{
     worker_control_server::{WorkerControl, WorkerControlServer},
     worker_server::{Worker, WorkerServer},
 };
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::Barrier};
 use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
 
 /// The protocol version our worker speaks; unset for one that never answers.
 const SPEAKS: &str = "FOREIGN_WORKER_SPEAKS";
+/// How many calls our worker says that it runs at the same time.
+const RUNS: &str = "FOREIGN_WORKER_RUNS";
 
 type Empty<T> = tokio_stream::Empty<Result<T, Status>>;
 
 #[derive(Clone, Copy)]
 struct Foreign {
     version: u32,
+    concurrency: u32,
 }
 
 #[async_trait]
@@ -42,6 +47,7 @@ impl WorkerControl for Foreign {
             protocol_version: if self.version == 1 { 1 } else { 0 },
             protocol_versions: vec![self.version],
             pid: std::process::id(),
+            concurrency: self.concurrency,
             ..HandshakeResponse::default()
         }))
     }
@@ -76,9 +82,18 @@ impl WorkerControl for Foreign {
 impl Worker for Foreign {
     type CallStreamStream = Empty<StreamResponse>;
 
-    /// Answers the arguments.
+    /// Answers the arguments; `meet` when three calls of it are here.
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let CallRequest { call_id, args, .. } = request.into_inner();
+        static THREE: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(3));
+        let CallRequest {
+            call_id,
+            function,
+            args,
+            ..
+        } = request.into_inner();
+        if function == "meet" {
+            THREE.wait().await;
+        }
         Ok(Response::new(CallResponse {
             call_id,
             outcome: Some(Outcome::Value(args)),
@@ -123,6 +138,7 @@ async fn serves_as_a_worker() {
             path,
             Foreign {
                 version: version.parse().unwrap(),
+                concurrency: env::var(RUNS).map_or(0, |runs| runs.parse().unwrap()),
             },
         )
         .await
@@ -151,6 +167,26 @@ async fn a_program_in_any_language_that_serves_the_protocol_is_a_worker() {
     assert!(common::is_gone(pid));
     let left: Vec<_> = std::fs::read_dir(sockets.path()).unwrap().collect();
     assert!(left.is_empty(), "the worker's socket was left behind: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_runs_several_calls_is_lent_to_as_many_and_never_to_more_than_was_asked_for() {
+    for (says, asked, lent) in [
+        ("3", Concurrency::One, 3),
+        ("5", Concurrency::Threads(3), 3),
+        ("1", Concurrency::Threads(3), 1),
+    ] {
+        let sockets = tempfile::tempdir().unwrap();
+        let pool = pool_of_this(&sockets).env(SPEAKS, "1").env(RUNS, says);
+        let pool = pool.concurrency(asked).start().await.unwrap();
+        assert_eq!(pool.status().await.workers[0].concurrency, lent);
+        if lent == 3 {
+            let meet = || pool.call::<_, (u32,)>("meet", (7,));
+            let answers = tokio::try_join!(meet(), meet(), meet()).unwrap();
+            assert_eq!(answers, ((7,), (7,), (7,)));
+        }
+        pool.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,5 @@
 //! Pools that grow and shrink, and several of them side by side, on real workers.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod common;
 
 use std::time::Duration;

@@ -40,7 +40,8 @@ mod tree;
 
 use pyo3::prelude::*;
 
-#[pymodule(name = "_native")]
+// All of it takes locks of its own, so a free-threaded interpreter need not bring its GIL back for it.
+#[pymodule(name = "_native", gil_used = false)]
 fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("CANCEL_SIGNAL", sys::cancel_signal())?;

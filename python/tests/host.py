@@ -107,7 +107,7 @@ class Worker:
         if channel is not None:
             environment["SNAKEPIT_CHANNEL"] = channel
         self.process = subprocess.Popen(
-            [PYTHON, "-m", "snakepit", *arguments],
+            [options.pop("python", PYTHON), "-m", "snakepit", *arguments],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use snakepit::{Backend, PoolBuilder, PythonEnv, Value, python_env::Step};
+use snakepit::{Backend, Concurrency, PoolBuilder, PythonEnv, Value, python_env::Step};
 
 use super::{failure::Failure, json, progress::Progress, session};
 
@@ -162,6 +162,12 @@ pub(crate) struct PoolArgs {
     /// Import this module before the worker is ready; its functions go by their bare names. May be repeated.
     #[arg(long = "adapter", value_name = "MODULE")]
     adapters: Vec<String>,
+    /// Run up to N calls at the same time in each worker, each on a thread of its own.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "asyncio")]
+    pub(crate) threads: Option<u32>,
+    /// Run up to N calls at the same time in each worker: async functions on one event loop, others on threads.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32768))]
+    pub(crate) asyncio: Option<u32>,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
 }
@@ -176,6 +182,12 @@ impl PoolArgs {
         for adapter in &self.adapters {
             builder = builder.adapter(adapter);
         }
+        let concurrency = match (self.threads, self.asyncio) {
+            (Some(threads), _) => Concurrency::Threads(threads),
+            (None, Some(tasks)) => Concurrency::Asyncio(tasks),
+            (None, None) => Concurrency::One,
+        };
+        builder = builder.concurrency(concurrency);
         self.backend.apply(builder)
     }
 

@@ -22,6 +22,8 @@ use report::Report;
 
 /// Answers its argument, without a copy: what is measured is the way there and back.
 const ECHO: &str = "builtins:bytes";
+/// The same for an event loop, after its first argument: how long to sleep, which is not at all.
+const ASYNC_ECHO: &str = "asyncio:sleep";
 /// Calls before the clock starts: caches fill, connections settle. A quarter of a short run.
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -51,9 +53,13 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
             output::duration(args.duration)
         ));
         let payload = Value::Bytes(vec![b'x'; args.payload].into());
+        let (function, call_args) = match args.pool.asyncio {
+            Some(_) => (ASYNC_ECHO, vec![Value::Int(0), payload]),
+            None => (ECHO, vec![payload]),
+        };
         let warm_up = WARM_UP.min(args.duration / 4);
-        load(pool, args.concurrency, &payload, warm_up).await?;
-        let (latencies, elapsed) = load(pool, args.concurrency, &payload, args.duration).await?;
+        load(pool, args.concurrency, function, &call_args, warm_up).await?;
+        let (latencies, elapsed) = load(pool, args.concurrency, function, &call_args, args.duration).await?;
         let pids: Vec<u32> = pool
             .status()
             .await
@@ -62,9 +68,12 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
             .filter_map(|worker| worker.child.status.pid)
             .collect();
         Ok(Report {
+            function,
             python: version.to_string(),
             backend: args.pool.backend.name(),
             workers: args.workers,
+            threads: args.pool.threads,
+            asyncio: args.pool.asyncio,
             concurrency: args.concurrency,
             payload_bytes: args.payload,
             start,
@@ -85,14 +94,15 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
 async fn load(
     pool: &Pool,
     callers: usize,
-    payload: &Value,
+    function: &'static str,
+    args: &[Value],
     duration: Duration,
 ) -> Result<(Histogram, Duration), Failure> {
     let began = Instant::now();
     let until = began + duration;
     let mut tasks = JoinSet::new();
     for _ in 0..callers {
-        tasks.spawn(caller(pool.clone(), payload.clone(), until));
+        tasks.spawn(caller(pool.clone(), function, args.to_vec(), until));
     }
     let mut all = Histogram::new();
     while let Some(done) = tasks.join_next().await {
@@ -102,15 +112,19 @@ async fn load(
     Ok((all, began.elapsed()))
 }
 
-async fn caller(pool: Pool, payload: Value, until: Instant) -> Result<Histogram, CallError> {
+async fn caller(
+    pool: Pool,
+    function: &str,
+    args: Vec<Value>,
+    until: Instant,
+) -> Result<Histogram, CallError> {
     let mut latencies = Histogram::new();
-    let args = [payload];
     loop {
         let began = Instant::now();
         if began >= until {
             return Ok(latencies);
         }
-        let _: Value = pool.request(ECHO).args(&args)?.send().await?;
+        let _: Value = pool.request(function).args(&args)?.send().await?;
         latencies.record(began.elapsed());
     }
 }

@@ -6,7 +6,10 @@
 
 use std::ptr;
 
-use pyo3::{buffer::PyUntypedBuffer, exceptions::PyValueError, ffi, prelude::*, types::PyDict};
+use pyo3::{
+    buffer::PyUntypedBuffer, exceptions::PyValueError, ffi, prelude::*,
+    sync::critical_section::with_critical_section, types::PyDict,
+};
 
 /// A C-contiguous buffer of a Python object.
 pub(crate) struct Memory(PyUntypedBuffer);
@@ -75,15 +78,18 @@ pub(crate) fn dict_next<'py>(
     dict: &Bound<'py, PyDict>,
     position: &mut isize,
 ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: the dict is alive and attached; a position left over from before a change is checked by Python.
-    let found = unsafe { ffi::PyDict_Next(dict.as_ptr(), position, &raw mut key, &raw mut value) };
-    if found == 0 {
-        return None;
-    }
-    // SAFETY: a found entry's pointers are valid borrowed references; they are made owned before anything runs.
-    let key = unsafe { Bound::from_borrowed_ptr(dict.py(), key) };
-    // SAFETY: as above.
-    let value = unsafe { Bound::from_borrowed_ptr(dict.py(), value) };
-    Some((key, value))
+    // Without the GIL this is what keeps other threads from the dict until both references are ours.
+    with_critical_section(dict, || {
+        let (mut key, mut value) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the dict is alive and attached; a position left over from before a change is checked by Python.
+        let found = unsafe { ffi::PyDict_Next(dict.as_ptr(), position, &raw mut key, &raw mut value) };
+        if found == 0 {
+            return None;
+        }
+        // SAFETY: a found entry's pointers are valid borrowed references; they are made owned before anything runs.
+        let key = unsafe { Bound::from_borrowed_ptr(dict.py(), key) };
+        // SAFETY: as above.
+        let value = unsafe { Bound::from_borrowed_ptr(dict.py(), value) };
+        Some((key, value))
+    })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ECHO, Histogram};
+use super::Histogram;
 use crate::cli::{
     failure::Failure,
     output::{self, Style, bytes, duration, grouped},
@@ -13,9 +13,14 @@ use crate::cli::{
 /// What was measured, and under which conditions.
 #[derive(Debug)]
 pub(super) struct Report {
+    pub(super) function: &'static str,
     pub(super) python: String,
     pub(super) backend: &'static str,
     pub(super) workers: usize,
+    /// Of each worker, where it has several.
+    pub(super) threads: Option<u32>,
+    /// Of each worker's event loop, where calls run on one.
+    pub(super) asyncio: Option<u32>,
     pub(super) concurrency: usize,
     pub(super) payload_bytes: usize,
     /// From nothing to all workers ready.
@@ -40,10 +45,12 @@ impl Report {
         let microseconds = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
         let quantile = |share| microseconds(self.latencies.quantile(share));
         json!({
-            "function": ECHO,
+            "function": self.function,
             "python": self.python,
             "backend": self.backend,
             "workers": self.workers,
+            "threads": self.threads,
+            "asyncio": self.asyncio,
             "concurrency": self.concurrency,
             "payload_bytes": self.payload_bytes,
             "start_ms": (self.start.as_secs_f64() * 1e4).round() / 10.0,
@@ -66,8 +73,13 @@ impl Report {
             1 => format!("1 {word}"),
             _ => format!("{number} {word}s"),
         };
+        let kind = match (self.threads, self.asyncio) {
+            (Some(threads), _) => format!(" of {}", plural(threads as usize, "thread")),
+            (None, Some(tasks)) => format!(" of {}", plural(tasks as usize, "task")),
+            (None, None) => String::new(),
+        };
         output::line(format_args!(
-            "{} to {} ({} backend, Python {}), {} each way, {}\n",
+            "{} to {}{kind} ({} backend, Python {}), {} each way, {}\n",
             style.bold(plural(self.concurrency, "caller")),
             style.bold(plural(self.workers, "worker")),
             self.backend,
