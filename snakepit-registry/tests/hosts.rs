@@ -172,7 +172,9 @@ async fn cleans_up_inside(script: &str, ancestors: usize) {
     let command = role("cleaner", &[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-    let script = script.replace("$CLEANER", &words.join(" "));
+    // What its harness prints must not go to the host, which is dead perhaps before it begins to.
+    let command = format!("{} >{} 2>&1", words.join(" "), scene.file("output").display());
+    let script = script.replace("$CLEANER", &command);
     let mut host = HostSpec::new(&scene, &[&script, TREE])
         .with("CLEAN_STATE", scene.state())
         .with("CLEAN_APP", &scene.app)
