@@ -5,9 +5,10 @@
 
 use std::{
     ffi::OsString,
-    io,
-    os::fd::OwnedFd,
+    io::{self, Read},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
+    process::{Child, Command},
     sync::{Arc, Mutex, atomic::AtomicU32, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -52,6 +53,13 @@ enum Fault {
     LeavesWhatIsDropped,
     LaunchesOnItsOwn,
     LooksForNoProgram,
+    LooksInItsDirectory,
+    DropsWhatCannotBe,
+    ForgetsWhatWasRefused,
+    LeavesAZombie,
+    LooksForItsExit,
+    TakesClosingForAnExit,
+    CountsNothing,
     IgnoresLimits,
     NamesNoLimit,
     HasAGate,
@@ -99,6 +107,19 @@ impl Launcher for Faulty {
             Fault::MixesItsOutput => before(&mut spec, "exec \"$@\" 2>&1"),
             Fault::PutsAWrapperBefore => before(&mut spec, "\"$@\"; exit $?"),
             Fault::LooksForNoProgram => before(&mut spec, "exec \"$@\""),
+            Fault::LooksInItsDirectory => {
+                spec.program = spec
+                    .cwd
+                    .iter()
+                    .fold(spec.program, |program, cwd| cwd.join(program));
+            }
+            Fault::DropsWhatCannotBe => {
+                let can_be = |text: &OsString| !text.is_empty() && !text.as_encoded_bytes().contains(&0);
+                spec.args.retain(can_be);
+                spec.env.retain(|(name, value)| {
+                    can_be(name) && can_be(value) && !name.as_encoded_bytes().contains(&b'=')
+                });
+            }
             Fault::AlwaysGivesAChannel => spec.channel = ChannelForm::Inherited,
             Fault::IgnoresLimits => spec.limits = LaunchLimits::default(),
             Fault::HasAGate | Fault::NeverOpensItsGate | Fault::OpensItsGateToEnd => {
@@ -126,7 +147,13 @@ impl Launcher for Faulty {
                 .map_err(|source| LaunchError::Os { step: "join", source })??;
             return Ok(std::mem::ManuallyDrop::into_inner(inner));
         }
-        let inner = PortLauncher::new().launch(&spec).await;
+        let mut inner = PortLauncher::new().launch(&spec).await;
+        let mut refusal = None;
+        if fault == Fault::ForgetsWhatWasRefused && inner.is_err() {
+            spec.program = "true".into();
+            let another = PortLauncher::new().launch(&spec).await;
+            refusal = std::mem::replace(&mut inner, another).err();
+        }
         let inner = inner.map_err(|error| match error {
             LaunchError::Unsupported { launcher, .. } if fault == Fault::NamesNoLimit => {
                 LaunchError::Unsupported {
@@ -143,6 +170,8 @@ impl Launcher for Faulty {
             inner,
             fault,
             gate,
+            refusal: Mutex::new(refusal),
+            zombie: (fault == Fault::LeavesAZombie).then(Zombie::new),
             channel: Mutex::new(None),
             calls: AtomicU32::new(0),
         }))
@@ -154,11 +183,46 @@ struct FaultyProcess {
     inner: Arc<dyn LaunchedProcess>,
     fault: Fault,
     gate: Option<PathBuf>,
+    refusal: Mutex<Option<LaunchError>>,
+    zombie: Option<Zombie>,
     channel: Mutex<Option<OwnedFd>>,
     calls: AtomicU32,
 }
 
+/// A process that has ended, and is reaped when this is dropped.
+#[derive(Debug)]
+struct Zombie {
+    child: Child,
+    identity: ProcessIdentity,
+}
+
+impl Zombie {
+    fn new() -> Self {
+        let child = Command::new("true").spawn().unwrap();
+        let identity = ProcessIdentity::of_pid(child.id()).unwrap();
+        Self { child, identity }
+    }
+}
+
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        self.child.wait().unwrap();
+    }
+}
+
 impl FaultyProcess {
+    /// Whether the worker has closed its end of the channel.
+    fn is_closed(&self) -> bool {
+        let kept = self.channel.lock().unwrap();
+        let channel = kept
+            .as_ref()
+            .map(|kept| UnixStream::from(kept.try_clone().unwrap()));
+        channel.is_some_and(|mut channel| {
+            channel.set_nonblocking(true).unwrap();
+            channel.read(&mut [0]).is_ok_and(|len| len == 0)
+        })
+    }
+
     fn go(&self) {
         if let Some(gate) = &self.gate {
             std::fs::write(gate, "").unwrap();
@@ -178,7 +242,10 @@ impl Drop for FaultyProcess {
 #[async_trait]
 impl LaunchedProcess for FaultyProcess {
     fn identity(&self) -> &ProcessIdentity {
-        self.inner.identity()
+        match &self.zombie {
+            Some(zombie) => &zombie.identity,
+            None => self.inner.identity(),
+        }
     }
 
     fn containment(&self) -> Containment {
@@ -198,7 +265,7 @@ impl LaunchedProcess for FaultyProcess {
                 (Some(channel), _) => *kept = Some(channel.try_clone().unwrap().into()),
                 (None, again) => io.channel = again.map(Into::into),
             },
-            Fault::HoldsItsChannelOpen => {
+            Fault::HoldsItsChannelOpen | Fault::TakesClosingForAnExit => {
                 *kept = io
                     .channel
                     .as_ref()
@@ -213,10 +280,22 @@ impl LaunchedProcess for FaultyProcess {
         if self.fault != Fault::NeverOpensItsGate {
             self.go();
         }
+        if let Some(refusal) = self.refusal.lock().unwrap().take() {
+            return Err(refusal);
+        }
         self.inner.open_gate().await
     }
 
     async fn exited(&self) -> ExitOutcome {
+        while self.fault == Fault::LooksForItsExit && self.inner.try_exited().is_none() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        while self.fault == Fault::TakesClosingForAnExit && self.inner.try_exited().is_none() {
+            if self.is_closed() {
+                return ExitOutcome::Exited(0);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let outcome = self.inner.exited().await;
         let again = self.calls.fetch_add(1, Relaxed) > 0;
         match (self.fault, outcome) {
@@ -257,6 +336,10 @@ impl LaunchedProcess for FaultyProcess {
                 }
             }
             Fault::HasNoPatience => self.inner.end(Duration::ZERO).await,
+            Fault::CountsNothing => EndReport {
+                swept: 0,
+                ..self.inner.end(grace).await
+            },
             Fault::EndsAnew => {
                 let mut report = self.inner.end(grace).await;
                 report.swept += self.calls.fetch_add(1, Relaxed);
@@ -277,7 +360,7 @@ impl LaunchedProcess for FaultyProcess {
 }
 
 /// Each fault, and a part of the sentence of a case that it fails.
-const FAULTS: [(Fault, &str); 30] = [
+const FAULTS: [(Fault, &str); 44] = [
     (Fault::AddsAVariable, "its environment is exactly"),
     (Fault::KeepsAVariable, "its environment is exactly"),
     (Fault::UsesAShell, "its arguments are passed"),
@@ -305,14 +388,28 @@ const FAULTS: [(Fault, &str); 30] = [
     (Fault::ForgetsItsExit, "waits agree"),
     (Fault::CannotSignalTheDead, "has ended is no error"),
     (Fault::SignalsNobody, "a signal reaches the process"),
-    (Fault::EndsOnlyTheLeader, "how it is ended"),
+    (Fault::LooksForItsExit, "an exit is told at once"),
+    (Fault::HasNoPatience, "while a child of it lives on"),
+    (Fault::LeavesAZombie, "is reaped"),
+    (Fault::TakesClosingForAnExit, "closing all its descriptors"),
+    (Fault::EndsOnlyTheLeader, "a group that obeys"),
+    (Fault::EndsOnlyTheLeader, "fifty daemons"),
+    (Fault::EndsOnlyTheLeader, "a chain of forks"),
+    (Fault::CountsNothing, "in a session of its own is ended"),
+    (Fault::CountsNothing, "an orphaned daemon"),
+    (Fault::CountsNothing, "fifty daemons"),
     (Fault::HasNoPatience, "the grace is the worker's"),
+    (Fault::HasNoPatience, "fifty launched at once"),
     (Fault::EndsAnew, "ends agree"),
     (Fault::StopsEndingWithItsCaller, "an end goes on"),
     (Fault::LeavesWhatIsDropped, "dropping the last handle"),
     (Fault::LaunchesOnItsOwn, "any number of polls"),
     (Fault::LooksForNoProgram, "a missing program"),
     (Fault::LooksForNoProgram, "not executable"),
+    (Fault::LooksInItsDirectory, "a name with a slash"),
+    (Fault::ForgetsWhatWasRefused, "a missing program"),
+    (Fault::DropsWhatCannotBe, "an argument that cannot be"),
+    (Fault::DropsWhatCannotBe, "a variable that cannot be"),
     (Fault::NeverOpensItsGate, "at a gate"),
 ];
 

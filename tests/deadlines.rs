@@ -66,7 +66,8 @@ async fn a_deadline_holds_while_c_code_holds_the_gil() {
         .start()
         .await
         .unwrap();
-    let pid = worker_pid(&pool).await;
+    // Imported, so that it computes by the time its deadline passes.
+    let pid = pool.call::<_, u32>("holds_gil:hold", (0,)).await.unwrap();
     overdue(&pool, "holds_gil:hold", (60,)).await;
     assert_ne!(pool.call::<_, u32>("slow:pid", ()).await.unwrap(), pid);
     pool.shutdown().await;

@@ -5,10 +5,13 @@
     reason = "a test fails by panicking, also in its helpers"
 )]
 
+#[path = "common/executable.rs"]
+mod executable;
+
 use std::{
     fs,
     num::NonZeroUsize,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -16,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use executable::write_executable;
 use snakepit::{
     PythonEnv,
     python_env::{PythonEnvError, Step, WorkerPackageSource},
@@ -42,8 +46,7 @@ impl Home {
     fn script(&self, name: &str, body: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_executable(&path, &format!("#!/bin/sh\n{body}\n"));
         path
     }
 }

@@ -1,31 +1,28 @@
-//! The contract of `launch`, and what this backend promises beyond it, at each level of containment that works here.
+//! The contract of `launch`, and that each limit is honoured or refused by its name. The gate, and what
+//! survives which death, is measured by `tests/conformance_table` of the workspace.
 
-use std::{process::ExitCode, sync::Arc};
+mod common;
 
-use snakepit_backend_exec::{ExecLauncher, ExecSettings};
-use snakepit_core::{
-    conformance::{self, Candidate},
-    launch::Launcher,
-    process::ContainmentLevel,
-};
+use std::sync::Arc;
 
-fn main() -> ExitCode {
-    let candidate = |name: &str, level, shared| {
-        let settings = ExecSettings::default()
-            .with_containment(level)
-            .with_shared_namespace(shared);
-        Candidate::new(format!("exec, {name}"), move || {
-            let launcher = ExecLauncher::new(settings.clone());
-            async move {
-                launcher.ready().await?;
-                Ok(Arc::new(launcher) as Arc<dyn Launcher>)
-            }
-        })
-    };
-    conformance::main(&[
-        candidate("namespace", ContainmentLevel::Namespace, false),
-        candidate("shared namespace", ContainmentLevel::Namespace, true),
-        candidate("cgroup", ContainmentLevel::Cgroup, false),
-        candidate("subreaper", ContainmentLevel::Subreaper, false),
-    ])
+use snakepit_backend_exec::ExecLauncher;
+use snakepit_core::conformance::{CaseKind, Suite};
+
+at_every_level!();
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept() {
+    // Beside the process that runs this one at every level it would be counted what that one opens.
+    if !common::is_run_for_a_level() {
+        return;
+    }
+    let launcher = Arc::new(ExecLauncher::new(common::settings()));
+    for suite in [
+        Suite::new(launcher.clone()).only(CaseKind::Contract),
+        Suite::new(launcher.clone()).matching("the launcher honours"),
+    ] {
+        let report = suite.run().await;
+        assert!(report.is_conformant() && !report.outcomes.is_empty(), "{report}");
+    }
+    launcher.shutdown(common::LONG).await;
 }

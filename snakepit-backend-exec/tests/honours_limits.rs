@@ -1,22 +1,18 @@
-//! Limits are read back by the worker itself, or refused by name.
+//! What setting a limit brings along, and why it may be refused. That each is honoured or refused is the suite's.
 
 mod common;
 
 use common::{LONG, NOBODY, is_root, python, settings, spec, values};
 use snakepit_backend_exec::ExecLauncher;
-use snakepit_core::launch::{LaunchError, LaunchLimits, LaunchSpec, Launcher, ResourceLimit};
+use snakepit_core::launch::{LaunchError, LaunchLimits, LaunchSpec, Launcher};
 
 at_every_level!();
 
 /// Prints what the system says about it.
-const TELL: &str = "import os, resource
+const TELL: &str = "import os
 print('uid', *os.getresuid())
 print('gid', *os.getresgid())
 print('groups', *os.getgroups())
-print('nice', os.getpriority(os.PRIO_PROCESS, 0))
-print('oom', open('/proc/self/oom_score_adj').read().strip())
-print('nofile', *resource.getrlimit(resource.RLIMIT_NOFILE))
-print('core', *resource.getrlimit(resource.RLIMIT_CORE))
 print('cgroup', *[line.strip() for line in open('/proc/self/cgroup') if line.startswith('0::')])
 print('ready', flush=True)
 import sys
@@ -38,35 +34,6 @@ async fn refused(limits: LaunchLimits) -> LaunchError {
         Err(error) => error,
         Ok(process) => process.open_gate().await.expect_err("it is refused"),
     }
-}
-
-#[tokio::test]
-async fn what_anybody_may_set_is_set() {
-    let limits = LaunchLimits::default()
-        .with_nice(7)
-        .with_oom_score_adj(500)
-        .with_rlimit(ResourceLimit {
-            resource: libc_rlimit_nofile(),
-            soft: 64,
-            hard: 128,
-        })
-        .with_rlimit(ResourceLimit {
-            resource: 4,
-            soft: 0,
-            hard: 0,
-        });
-    let launched = common::launch_spec(&telling(limits)).await;
-    let lines = &launched.lines;
-    assert_eq!(values(lines, "nice"), ["7"]);
-    assert_eq!(values(lines, "oom"), ["500"]);
-    assert_eq!(values(lines, "nofile"), ["64 128"]);
-    assert_eq!(values(lines, "core"), ["0 0"]);
-    launched.process().end(LONG).await;
-}
-
-/// `RLIMIT_NOFILE` of `asm-generic/resource.h`; `RLIMIT_CORE` is 4.
-const fn libc_rlimit_nofile() -> u32 {
-    7
 }
 
 #[tokio::test]

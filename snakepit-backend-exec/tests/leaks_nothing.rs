@@ -30,7 +30,7 @@ fn resident(pid: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_cycles_leave_nothing() {
+async fn two_hundred_cycles_leave_nothing() {
     // The process that runs this one at every level has children and descriptors for that.
     if !common::is_run_for_a_level() {
         return;
@@ -68,7 +68,7 @@ async fn five_hundred_cycles_leave_nothing() {
     let guardians = entries(&of_guardian);
     let below = children(guardian);
     let memory = resident(guardian);
-    for n in 0..500 {
+    for n in 0..200 {
         cycle(n).await;
     }
     // What was dropped ends in the background.

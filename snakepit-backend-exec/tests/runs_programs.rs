@@ -113,10 +113,13 @@ async fn a_program_that_cannot_be_executed_is_named_with_the_reason() {
     };
     assert_eq!(program.to_str(), Some("no-such-program-anywhere"));
     assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
-    let script = tempfile::Builder::new().prefix("x").tempfile().unwrap();
-    std::fs::write(script.path(), "no program").unwrap();
-    std::fs::set_permissions(script.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let path = script.into_temp_path();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("text");
+    // By another process: a descriptor of ours would keep it busy in whatever another test is just starting.
+    let writing = sh("echo no program >\"$1\" && chmod 755 \"$1\"")
+        .arg("sh")
+        .arg(&path);
+    output(writing).await;
     let error = exec().run(Command::new(&path)).await.unwrap_err();
     let RunError::Launch(LaunchError::Exec { source, .. }) = error else {
         panic!("{error:?}");

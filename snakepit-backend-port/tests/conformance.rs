@@ -1,16 +1,18 @@
-//! The contract of `launch`, and what this backend promises beyond it.
+//! The contract of `launch`, and that each limit is refused by its name. The gate, and what
+//! survives which death, is measured by `tests/conformance_table` of the workspace.
 
-use std::{process::ExitCode, sync::Arc};
+use std::sync::Arc;
 
 use snakepit_backend_port::PortLauncher;
-use snakepit_core::{
-    conformance::{self, Candidate},
-    launch::Launcher,
-};
+use snakepit_core::conformance::{CaseKind, Suite};
 
-fn main() -> ExitCode {
-    let port = Candidate::new("port", async || {
-        Ok(Arc::new(PortLauncher::new()) as Arc<dyn Launcher>)
-    });
-    conformance::main(&[port])
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept() {
+    for suite in [
+        Suite::new(Arc::new(PortLauncher::new())).only(CaseKind::Contract),
+        Suite::new(Arc::new(PortLauncher::new())).matching("the launcher honours"),
+    ] {
+        let report = suite.run().await;
+        assert!(report.is_conformant() && !report.outcomes.is_empty(), "{report}");
+    }
 }

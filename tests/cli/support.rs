@@ -2,15 +2,18 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../common/executable.rs"]
+mod executable;
+
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
 };
 
+use executable::write_executable;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -75,8 +78,7 @@ impl Home {
 
     /// A program that the shell runs.
     pub(crate) fn script(&self, name: &str, body: &str) {
-        self.file(name, &format!("#!/bin/sh\n{body}\n"));
-        fs::set_permissions(self.dir().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_executable(&self.dir().join(name), &format!("#!/bin/sh\n{body}\n"));
     }
 }
 

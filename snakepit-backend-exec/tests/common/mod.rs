@@ -325,14 +325,6 @@ pub fn values<'a>(lines: &'a [String], word: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The environment a fixture printed.
-pub fn environment(lines: &[String]) -> HashMap<&str, &str> {
-    values(lines, "env")
-        .into_iter()
-        .filter_map(|line| line.split_once('='))
-        .collect()
-}
-
 /// Waits for a condition.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let waiting = async {
@@ -344,11 +336,4 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         tokio::time::timeout(LONG, waiting).await.is_ok(),
         "{what}: still not so"
     );
-}
-
-/// The state letter of a process, `None` when there is none.
-pub fn state(pid: u32) -> Option<u8> {
-    snakepit_core::process::Stat::read(pid)
-        .ok()
-        .map(|stat| stat.state)
 }

@@ -8,7 +8,6 @@
 )]
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -83,10 +82,6 @@ impl Launched {
             .filter(|(_, who)| who.is_alive().expect("/proc is readable"));
         alive.map(|(name, _)| name.as_str()).collect()
     }
-
-    pub fn names(&self) -> Vec<&str> {
-        self.named.iter().map(|(name, _)| name.as_str()).collect()
-    }
 }
 
 impl Drop for Launched {
@@ -102,11 +97,7 @@ impl Drop for Launched {
 
 /// Launches a fixture and waits until it is ready.
 pub async fn launch(line: &str) -> Launched {
-    launch_spec(&spec(line)).await
-}
-
-pub async fn launch_spec(spec: &LaunchSpec) -> Launched {
-    let process = PortLauncher::new().launch(spec).await.expect("it starts");
+    let process = PortLauncher::new().launch(&spec(line)).await.expect("it starts");
     let mut io = process.take_io();
     let stdout = io.stdout.take().expect("a pipe");
     let read = tokio::task::spawn_blocking(move || read_until_ready(File::from(stdout)));
@@ -147,23 +138,6 @@ fn read_until_ready(stdout: File) -> (Vec<String>, File) {
     }
 }
 
-/// The values of lines that begin with this word.
-pub fn values<'a>(lines: &'a [String], word: &str) -> Vec<&'a str> {
-    let found = lines.iter().filter_map(|line| line.split_once(' '));
-    found
-        .filter(|(first, _)| *first == word)
-        .map(|(_, rest)| rest)
-        .collect()
-}
-
-/// The environment a fixture printed.
-pub fn environment(lines: &[String]) -> HashMap<&str, &str> {
-    values(lines, "env")
-        .into_iter()
-        .filter_map(|line| line.split_once('='))
-        .collect()
-}
-
 /// Waits for a condition.
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let waiting = async {
@@ -175,11 +149,4 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         tokio::time::timeout(LONG, waiting).await.is_ok(),
         "{what}: still not so"
     );
-}
-
-/// The state letter of a process, `None` when there is none.
-pub fn state(pid: u32) -> Option<u8> {
-    snakepit_core::process::Stat::read(pid)
-        .ok()
-        .map(|stat| stat.state)
 }

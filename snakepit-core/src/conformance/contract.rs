@@ -39,6 +39,7 @@ pub(super) fn rules() -> Vec<Rule> {
         "its environment is exactly what `launch::environment` makes of the spec" => program::environment_is_exact,
         "its arguments are passed as they are, without a shell" => program::arguments,
         "a name without a slash is looked up in the host's PATH, whatever PATH the spec sets" => program::look_up,
+        "a name with a slash is the host's, whatever directory the spec sets" => program::relative,
         "its working directory is the one asked for" => program::directory,
         "its working directory is the host's unless one is asked for" => program::same_directory,
         "its process group is not the host's" => program::group,
@@ -60,12 +61,15 @@ pub(super) fn rules() -> Vec<Rule> {
         "every exit code is told exactly" => exits::codes,
         "every signal that ends it is told" => exits::signals,
         "waits agree, at the same time and again" => exits::waits_agree,
+        "an exit is told at once, and not when somebody looks" => exits::told_at_once,
         "an exit is told also while a child of it lives on" => exits::told_before_the_tree_is_empty,
+        "one that has exited is reaped, also when nobody asks" => exits::reaped,
+        "closing all its descriptors is no exit" => exits::no_descriptors,
         "a signal reaches the process itself" => exits::signal_arrives,
         "a signal to a process that has ended is no error" => exits::signal_after_the_end,
     ));
     all.extend(rules!("how it is ended":
-        "SIGTERM is enough for one that obeys" => ends::obeys,
+        "SIGTERM is enough for a group that obeys" => ends::obeys,
         "the grace is the worker's to use" => ends::uses_its_grace,
         "an endless grace is no overflow" => ends::endless,
         "SIGKILL ends one that ignores SIGTERM, after the grace" => ends::ignores,
@@ -75,6 +79,8 @@ pub(super) fn rules() -> Vec<Rule> {
         "a child in a session of its own is ended with it" => ends::session,
         "an orphaned daemon is asked, and ended with it" => ends::daemon,
         "children and daemons that ignore every signal are ended with it" => ends::family,
+        "fifty daemons are all ended with it" => ends::fifty_daemons,
+        "a chain of forks that runs away is caught" => ends::chain,
         "what a worker that was killed has left is ended afterwards" => ends::after_a_crash,
         "nothing is sent when nothing is left" => ends::already_gone,
         "ends agree, at the same time and again, and the shortest grace wins" => ends::agree,
@@ -89,6 +95,7 @@ pub(super) fn rules() -> Vec<Rule> {
         "a missing program is an `Exec` error" => refuses::missing_program,
         "a file that is not executable is an `Exec` error" => refuses::not_executable,
         "a missing directory is a `Cwd` error" => refuses::missing_directory,
+        "an argument that cannot be is an `Exec` error" => refuses::bad_argument,
         "a variable that cannot be is an error" => refuses::bad_variable,
     ));
     all.extend(rules!("many of them":

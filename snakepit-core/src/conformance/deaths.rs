@@ -1,6 +1,6 @@
 //! What becomes of a worker, and of what it started, when something dies.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -11,10 +11,16 @@ use super::{
     marks::FAMILY,
     report::Verdict,
 };
-use crate::{launch::Launcher, process::Pidfd};
+use crate::{
+    launch::Launcher,
+    process::{Pidfd, cgroup::Cgroup},
+};
 
 /// What is there after this long stays.
 const BOUND: Duration = Duration::from_secs(5);
+
+/// How long a cgroup may be busy with the end of what has been killed.
+const REMOVE_BOUND: Duration = Duration::from_secs(5);
 
 /// The worker itself, in reports.
 pub(super) const WORKER: &str = "the worker";
@@ -79,14 +85,40 @@ impl Death {
     }
 }
 
+/// The cgroup of a worker, which whoever would have removed it may have left when it was killed. Removed when dropped.
+#[derive(Debug, Default)]
+struct LeftCgroup(Option<Cgroup>);
+
+impl LeftCgroup {
+    fn watch(&mut self, worker: u32) -> io::Result<()> {
+        let own = Cgroup::own()?;
+        self.0 = Cgroup::of(worker)?.filter(|cgroup| own.is_some_and(|own| own.path() != cgroup.path()));
+        Ok(())
+    }
+}
+
+impl Drop for LeftCgroup {
+    fn drop(&mut self) {
+        let Some(cgroup) = &self.0 else { return };
+        if let Err(error) = cgroup.remove(REMOVE_BOUND) {
+            tracing::warn!(path = %cgroup.path().display(), %error, "cannot remove a cgroup of a dead host");
+        }
+        // The host's own, where each worker has one below it. It is not empty if it is anything else.
+        let _ = cgroup.path().parent().map(std::fs::remove_dir);
+    }
+}
+
 /// Lets it come to a death in a host of its own, and says what became of the worker and of each of its family.
 pub(super) async fn die(
     candidate: &str,
     launcher: Arc<dyn Launcher>,
     death: Death,
 ) -> Result<Vec<(&'static str, Verdict)>, Evidence> {
+    // Dropped last: a cgroup can be removed when the ground is cleared.
+    let mut cgroup = LeftCgroup::default();
     let ground = Ground::new(launcher)?;
     let mut host = Host::start(candidate, &ground.marks).await?;
+    cgroup.watch(host.worker.pid())?;
     let mut family = ground.family().await?;
     let mut watched = vec![(WORKER, Arc::clone(&host.worker), None)];
     for (role, who) in FAMILY {

@@ -26,7 +26,7 @@ use crate::{
 /// A grace that only a hang exceeds.
 pub(super) const LONG: Duration = Duration::from_secs(60);
 /// A grace that is meant to run out.
-pub(super) const SHORT: Duration = Duration::from_millis(200);
+pub(super) const SHORT: Duration = Duration::from_millis(100);
 /// How long what has to come may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -26,6 +26,8 @@ pub(super) async fn gate(ground: Arc<Ground>) -> Result<Verdict, Evidence> {
     if held {
         timeout(LONG, process.end(Duration::ZERO)).await?;
         ground.is_empty("an end at the gate")?;
+        // Whether or not that is an error.
+        let _ = process.open_gate().await;
         ensure!(!ran.exists(), "a program that was ended at its gate has run");
         // A dropped one neither.
         drop(ground.launcher.launch(&ground.spec(&script)).await?);
@@ -37,6 +39,7 @@ pub(super) async fn gate(ground: Arc<Ground>) -> Result<Verdict, Evidence> {
     }
     let launched = ground.launch(&ground.spec(&script)).await?;
     eventually("an open gate does not let it run", || Ok(ran.exists())).await?;
+    launched.process.open_gate().await?;
     launched.end(LONG).await?;
     Ok(if held {
         Verdict::Passed(String::new())

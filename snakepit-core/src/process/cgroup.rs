@@ -57,10 +57,22 @@ impl Cgroup {
     /// # Errors
     /// What reading `/proc` answers.
     pub fn own() -> io::Result<Option<Self>> {
+        Self::read("/proc/self/cgroup")
+    }
+
+    /// The cgroup a process is in; `None` where cgroup v2 is not mounted.
+    ///
+    /// # Errors
+    /// What reading `/proc` answers: `NotFound` for a process that has been reaped.
+    pub fn of(pid: u32) -> io::Result<Option<Self>> {
+        Self::read(&format!("/proc/{pid}/cgroup"))
+    }
+
+    fn read(file: &str) -> io::Result<Option<Self>> {
         let Some(mount) = mount_point()? else {
             return Ok(None);
         };
-        let text = fs::read_to_string("/proc/self/cgroup")?;
+        let text = fs::read_to_string(file)?;
         let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
         Ok(own.map(|own| Self::at(mount.join(own))))
     }

@@ -272,6 +272,15 @@ mod tests {
         });
     }
 
+    #[tokio::test]
+    async fn tells_of_what_vanished_while_it_was_looked_at() {
+        let run = RunId::random();
+        let _child = tagged("while :; do (:); done", run, 1);
+        let vanishing = async { while sweep(query(run, 1)).await.unwrap().fleeting == 0 {} };
+        let bound = std::time::Duration::from_secs(60);
+        tokio::time::timeout(bound, vanishing).await.unwrap();
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn many_askers_each_get_their_own() {
         let run = RunId::random();

@@ -7,7 +7,7 @@ use crate::{
         evidence::{Evidence, Finding, ensure},
         ground::{Ground, LONG, Patience},
     },
-    process::{ProcessIdentity, Stat},
+    process::{EndStep, ProcessIdentity, Stat},
 };
 
 const FIFTY: usize = 50;
@@ -39,7 +39,11 @@ pub(super) async fn fifty(ground: Arc<Ground>) -> Finding {
         .map(|launched| tokio::spawn(async move { launched.end(LONG).await }))
         .collect();
     for end in ends {
-        end.await??;
+        let report = end.await??;
+        ensure!(
+            report.step == EndStep::Term && report.swept == 0,
+            "one of them: {report:?}"
+        );
     }
     ground.is_empty("the ends")
 }
@@ -70,10 +74,12 @@ pub(super) async fn no_growth(ground: Arc<Ground>) -> Finding {
 
 /// A short life, of one of several kinds.
 async fn live(ground: &Ground, n: usize) -> Result<ProcessIdentity, Evidence> {
-    let daemon = format!("(setsid /bin/sh {} &)", ground.marks.word("daemon"));
-    let launched = ground
-        .launch_staying(if n % 4 == 3 { &daemon } else { "" })
-        .await?;
+    let before = match n % 4 {
+        0 => "echo ready; exit 0",
+        3 => &format!("(setsid /bin/sh {} &)", ground.marks.word("daemon")),
+        _ => "",
+    };
+    let launched = ground.launch_staying(before).await?;
     let identity = launched.process.identity().clone();
     match n % 3 {
         0 => {

@@ -5,6 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Read, Write},
     os::unix::ffi::{OsStrExt, OsStringExt},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -92,6 +93,23 @@ pub(super) async fn look_up(ground: Arc<Ground>) -> Finding {
         path.is_some_and(|path| path == "/nowhere"),
         "its PATH is {path:?}"
     );
+    Ok(())
+}
+
+pub(super) async fn relative(ground: Arc<Ground>) -> Finding {
+    // To the root, and no further: from a directory of the same depth below another one it leads to nothing.
+    let up = |(at, _)| if at == 0 { "." } else { ".." };
+    let host = std::fs::canonicalize(std::env::current_dir()?)?;
+    let to_root: PathBuf = host.components().enumerate().map(up).collect();
+    let deep: PathBuf = host.components().map(|_| "deep").collect();
+    let mut spec = ground.spec(&ground.staying(""));
+    spec.program = to_root.join("bin/sh");
+    let directory = ground.marks.path("").join(deep);
+    std::fs::create_dir_all(&directory)?;
+    spec.cwd = Some(directory);
+    let mut launched = ground.launch(&spec).await?;
+    launched.until_ready().await?;
+    launched.end(LONG).await?;
     Ok(())
 }
 

@@ -171,8 +171,11 @@ impl Scan<'_> {
             }
             Err(error) => return Err(error),
         };
-        let mut wanted =
-            read == Environ::Read && !self.index.askers_by_tags(&Tags::parse(&self.buffer)).is_empty();
+        let by_tags = match read {
+            Environ::Read => self.index.askers_by_tags(&Tags::parse(&self.buffer)),
+            Environ::Empty | Environ::None => HashSet::new(),
+        };
+        let mut wanted = !by_tags.is_empty();
         if !wanted && !self.index.by_group.is_empty() {
             let stat = state(&self.proc, pid, &mut self.buffer)?;
             wanted = stat.is_some_and(|stat| self.index.by_group.contains_key(&stat.pgrp));
@@ -180,7 +183,11 @@ impl Scan<'_> {
         if !wanted {
             return Ok(read);
         }
-        self.note(pid)?;
+        if !self.note(pid)? {
+            for asker in by_tags {
+                self.found[asker].fleeting += 1;
+            }
+        }
         Ok(Environ::Read)
     }
 
