@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{LONG, eventually, launch};
-use snakepit_core::process::{ExitOutcome, ProcessIdentity};
+use snakepit_core::process::{ExitOutcome, Pidfd, ProcessIdentity};
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -63,11 +63,18 @@ async fn a_signal_after_the_end_is_no_error() {
     launched.process().signal(15).unwrap();
 }
 
+/// Before Linux 6.9 the number of its group would be free with it, and the group is still to be signalled.
 #[tokio::test]
-async fn a_worker_is_reaped_without_being_asked_for() {
+async fn a_worker_is_reaped_at_once_or_where_its_zombie_holds_the_group_with_its_end() {
     let launched = launch("exits_fast.py 0").await;
     let identity = launched.process().identity().clone();
     assert_eq!(identity.pgid, identity.pid);
+    let pidfd = Pidfd::open(std::process::id()).unwrap();
+    if !pidfd.can_signal_groups() {
+        launched.process().exited().await;
+        assert_eq!(common::state(identity.pid), Some(b'Z'));
+        launched.process().end(LONG).await;
+    }
     eventually("no zombie is left", || {
         !ProcessIdentity::of_pid(identity.pid).is_ok_and(|now| now.start_ticks == identity.start_ticks)
     })
