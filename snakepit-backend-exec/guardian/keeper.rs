@@ -12,6 +12,7 @@ use crate::{
     failure::{At, Failure},
     namespace,
     packet::{self, Incoming, Sent},
+    proc,
     shared::Shared,
     sweep::Sweep,
     sys::{
@@ -98,6 +99,8 @@ struct Started {
     status: Option<OwnedFd>,
     /// Kills everything in its cgroup.
     cgroup_kill: Option<OwnedFd>,
+    /// Says how often memory ran out in its cgroup, where that has the controller.
+    memory_events: Option<OwnedFd>,
 }
 
 fn start(
@@ -141,6 +144,10 @@ fn start(
         .cgroup
         .as_ref()
         .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"cgroup.kill", O_WRONLY));
+    let memory_events = parts
+        .cgroup
+        .as_ref()
+        .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"memory.events", 0));
     let (status, reports) = sys::pipe().at(Step::Plumbing)?;
     sys::fcntl(&status, F_SETFL, O_NONBLOCK).at(Step::Plumbing)?;
     let into_cgroup = parts
@@ -160,6 +167,7 @@ fn start(
             pidfd,
             status: Some(status),
             cgroup_kill: kill.and_then(Result::ok),
+            memory_events: memory_events.and_then(Result::ok),
         }),
     }
 }
@@ -257,7 +265,8 @@ impl Keeper<'_> {
                         Stage::Starting => self.stage = Stage::Failed(Failure::new(Step::Fork, ECHILD)),
                         Stage::Failed(_) => {}
                         Stage::Held | Stage::Passed | Stage::Done => {
-                            self.say(Event::Exited, (status.into(), 0), false);
+                            let oom_kills = self.started.memory_events.as_ref().map_or(0, proc::oom_kills);
+                            self.say(Event::Exited, (status.into(), oom_kills.into()), false);
                         }
                     }
                 }

@@ -47,15 +47,8 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// What a word of the guardian means; `None` where it means nothing at this point, as with messages that cross. `exit`
-    /// is what a wait status in it stands for.
-    fn after(
-        &self,
-        event: Message<Event>,
-        exit: ExitOutcome,
-        asked: Option<Asked>,
-        now: Instant,
-    ) -> Option<Self> {
+    /// What a word of the guardian means; `None` where it means nothing at this point, as with messages that cross.
+    fn after(&self, event: Message<Event>, asked: Option<Asked>, now: Instant) -> Option<Self> {
         let mut next = self.clone();
         match (event.kind, self.life) {
             (Event::Held, Life::Asked) => next.life = Life::Held,
@@ -66,7 +59,16 @@ impl Status {
             (Event::ExecFailed, Life::Held) => {
                 next.life = Life::NotStarted(Failure::from_numbers(event.a, event.b));
             }
-            (Event::Exited, _) if self.exit.is_none() => next.exit = Some(exit),
+            (Event::Exited, _) if self.exit.is_none() => {
+                next.exit = Some(match outcome(event.a) {
+                    // Not where it may be the SIGKILL of an end.
+                    ExitOutcome::Signaled {
+                        signal: libc::SIGKILL,
+                        ..
+                    } if event.b > 0 && asked.is_none() => ExitOutcome::OutOfMemory,
+                    outcome => outcome,
+                });
+            }
             (Event::Ended, _) if self.report.as_ref().is_none_or(|report| !report.is_complete()) => {
                 let outcome = self.exit.unwrap_or(ExitOutcome::Unknown);
                 next.exit = Some(outcome);
@@ -177,13 +179,9 @@ impl Task {
             *self.fds() = fds;
         }
         let asked = *self.asked.borrow();
-        let exit = match event.kind {
-            Event::Exited => self.explain(outcome(event.a), asked),
-            _ => ExitOutcome::Unknown,
-        };
         let mut over = false;
         self.status.send_if_modified(|status| {
-            let next = status.after(event, exit, asked, Instant::now());
+            let next = status.after(event, asked, Instant::now());
             let changed = next.is_some();
             if let Some(next) = next {
                 *status = next;
@@ -192,28 +190,6 @@ impl Task {
             changed
         });
         over
-    }
-
-    /// Says for want of what it was killed, if its cgroup knows; not where the SIGKILL may be that of an end.
-    fn explain(&self, outcome: ExitOutcome, asked: Option<Asked>) -> ExitOutcome {
-        let is_killed = matches!(
-            outcome,
-            ExitOutcome::Signaled {
-                signal: libc::SIGKILL,
-                ..
-            }
-        );
-        match &self.cgroup {
-            Some(cgroup) if is_killed && asked.is_none() => match cgroup.oom_kills() {
-                Ok(1..) => ExitOutcome::OutOfMemory,
-                Ok(0) => outcome,
-                Err(error) => {
-                    tracing::debug!(path = %cgroup.path().display(), %error, "a cgroup does not tell its OOM kills");
-                    outcome
-                }
-            },
-            _ => outcome,
-        }
     }
 
     fn fds(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
@@ -350,28 +326,23 @@ mod tests {
 
     #[test]
     fn a_kill_is_one_for_want_of_memory_where_the_cgroup_reports_that_and_no_end_was_asked_for() {
-        let dir = tempfile::tempdir().unwrap();
         let killed = ExitOutcome::Signaled {
             signal: 9,
             core_dumped: false,
         };
-        let exit = |cgroup: bool, status: i64, asked: bool| {
-            let target = SweepTarget::Run(snakepit_core::RunId::random());
-            let task = Task::new(1, target, cgroup.then(|| Cgroup::at(dir.path())));
+        for (status, oom_kills, asked, expected) in [
+            (9, 0, false, killed),
+            (9, 2, false, ExitOutcome::OutOfMemory),
+            (9, 2, true, killed),
+            (7 << 8, 2, false, ExitOutcome::Exited(7)),
+        ] {
+            let task = Task::new(1, SweepTarget::Run(snakepit_core::RunId::random()), None);
             if asked {
                 task.ask(Duration::ZERO);
             }
-            task.on_event(event(Event::Exited, status, 0), Vec::new());
-            task.now().exit.unwrap()
-        };
-        assert_eq!(exit(true, 9, false), killed);
-        std::fs::write(dir.path().join("memory.events"), "oom 1\noom_kill 0\n").unwrap();
-        assert_eq!(exit(true, 9, false), killed);
-        std::fs::write(dir.path().join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
-        assert_eq!(exit(true, 9, false), ExitOutcome::OutOfMemory);
-        assert_eq!(exit(true, 9, true), killed);
-        assert_eq!(exit(false, 9, false), killed);
-        assert_eq!(exit(true, 7 << 8, false), ExitOutcome::Exited(7));
+            task.on_event(event(Event::Exited, status, oom_kills), Vec::new());
+            assert_eq!(task.now().exit, Some(expected), "{status} {oom_kills} {asked}");
+        }
     }
 
     #[test]

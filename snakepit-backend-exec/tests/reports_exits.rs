@@ -78,14 +78,20 @@ async fn a_worker_is_reaped_without_being_asked_for() {
 
 #[tokio::test]
 async fn an_exit_is_known_at_once() {
-    let mut best = LONG;
+    let (mut best, mut direct) = (LONG, LONG);
     for _ in 0..20 {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let begun = Instant::now();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        direct = direct.min(begun.elapsed());
         let launched = launch("ignores_sigterm.py").await;
         let begun = Instant::now();
         launched.process().signal(9).unwrap();
         launched.process().exited().await;
         best = best.min(begun.elapsed());
     }
-    // The best of several, since the machine may be busy; any polling would show in all of them.
-    assert!(best < Duration::from_millis(5), "{best:?}");
+    // The best of several, since the machine may be busy; any polling would show in all of them. It may also be slow.
+    let bound = Duration::from_millis(5) + 10 * direct;
+    assert!(best < bound, "{best:?}, {bound:?}");
 }

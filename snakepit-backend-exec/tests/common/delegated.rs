@@ -82,6 +82,11 @@ impl Delegated {
         })
     }
 
+    /// Whether the level is to be had with it: not before Linux 5.14.
+    pub fn is_enough(&self) -> bool {
+        self.cgroup.can_kill()
+    }
+
     pub fn path(&self) -> &Path {
         self.cgroup.path()
     }

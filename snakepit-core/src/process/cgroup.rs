@@ -110,22 +110,6 @@ impl Cgroup {
         }
     }
 
-    /// How many processes in it and below it the OOM killer has killed, from `memory.events`. 0 for a cgroup that is gone
-    /// or has no memory controller.
-    ///
-    /// # Errors
-    /// What reading the file answers.
-    pub fn oom_kills(&self) -> io::Result<u64> {
-        match fs::read_to_string(self.path.join("memory.events")) {
-            Ok(text) => {
-                let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-                Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
-            }
-            Err(error) if is_gone(&error) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The pids of its processes and of those in the cgroups below it, in our PID namespace; those outside of it
     /// read as 0 and are left out.
     ///
@@ -272,16 +256,6 @@ mod tests {
             None
         );
         assert_eq!(mount_in(""), None);
-    }
-
-    #[test]
-    fn oom_kills_are_read_from_the_line_of_that_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let cgroup = Cgroup::at(dir.path());
-        assert_eq!(cgroup.oom_kills().unwrap(), 0);
-        let events = "low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n";
-        fs::write(dir.path().join("memory.events"), events).unwrap();
-        assert_eq!(cgroup.oom_kills().unwrap(), 2);
     }
 
     /// A cgroup of our own below ours, where we may make one; the test says so where not.
