@@ -11,7 +11,7 @@ mod support;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -506,6 +506,44 @@ fn doctor_says_whether_a_pool_can_run() {
         ran.stdout.contains("/no/such/python") && ran.stdout.contains("No pool can run"),
         "{}",
         ran.stdout
+    );
+}
+
+#[test]
+fn a_cache_on_a_noexec_mount_is_passed_over_and_named_at_once_where_there_is_no_other() {
+    let home = Home::new();
+    fs::create_dir(home.dir().join("noexec")).unwrap();
+    let noexec = home.dir().join("noexec");
+    let noexec = noexec.to_str().unwrap();
+    // In a mount namespace of its own, which ends with it.
+    let run = |temp: &str| {
+        let script = "mount -t tmpfs -o noexec,mode=700 none \"$1\" && shift && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh", noexec]);
+        command.args([env!("CARGO_BIN_EXE_snakepit"), "call", "math:sqrt", "9"]);
+        command
+            .env("XDG_CACHE_HOME", noexec)
+            .env("HOME", noexec)
+            .env("TMPDIR", temp);
+        command.env("XDG_STATE_HOME", home.dir().join("state"));
+        support::finish(&mut command)
+    };
+    let ran = run(noexec);
+    if ran.stderr.contains("unshare:") || ran.stderr.contains("mount:") {
+        eprintln!("SKIPPED: nothing can be mounted here: {}", ran.stderr);
+        return;
+    }
+    assert_eq!((ran.stdout.as_str(), ran.code), ("", 1), "stderr: {}", ran.stderr);
+    for told in ["no usable cache directory", noexec, "noexec"] {
+        assert!(ran.stderr.contains(told), "{told} is not in: {}", ran.stderr);
+    }
+    // One of the further places serves.
+    let ran = run(home.path());
+    assert_eq!(
+        (ran.stdout.trim_end(), ran.code),
+        ("3.0", 0),
+        "stderr: {}",
+        ran.stderr
     );
 }
 

@@ -430,7 +430,7 @@ impl Guardian {
                 Event::Exited => {
                     (kept.exited, kept.worker) = (true, None);
                     if kept.held {
-                        self.note(place, Event::Exited, (a, 0));
+                        self.note(place, Event::Exited, (a, b));
                     }
                 }
                 Event::Started | Event::ExecFailed => self.note(place, message.kind, (a, b)),

@@ -12,6 +12,7 @@ use crate::{
     failure::{At, Failure},
     namespace,
     packet::{self, Incoming, Sent},
+    proc,
     shared::Shared,
     sweep::Sweep,
     sys::{
@@ -98,6 +99,8 @@ struct Started {
     status: Option<OwnedFd>,
     /// Kills everything in its cgroup.
     cgroup_kill: Option<OwnedFd>,
+    /// Says how often memory ran out in its cgroup, where that has the controller.
+    memory_events: Option<OwnedFd>,
 }
 
 fn start(
@@ -141,6 +144,10 @@ fn start(
         .cgroup
         .as_ref()
         .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"cgroup.kill", O_WRONLY));
+    let memory_events = parts
+        .cgroup
+        .as_ref()
+        .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"memory.events", 0));
     let (status, reports) = sys::pipe().at(Step::Plumbing)?;
     sys::fcntl(&status, F_SETFL, O_NONBLOCK).at(Step::Plumbing)?;
     let into_cgroup = parts
@@ -160,6 +167,7 @@ fn start(
             pidfd,
             status: Some(status),
             cgroup_kill: kill.and_then(Result::ok),
+            memory_events: memory_events.and_then(Result::ok),
         }),
     }
 }
@@ -257,7 +265,8 @@ impl Keeper<'_> {
                         Stage::Starting => self.stage = Stage::Failed(Failure::new(Step::Fork, ECHILD)),
                         Stage::Failed(_) => {}
                         Stage::Held | Stage::Passed | Stage::Done => {
-                            self.say(Event::Exited, (status.into(), 0), false);
+                            let oom_kills = self.started.memory_events.as_ref().map_or(0, proc::oom_kills);
+                            self.say(Event::Exited, (status.into(), oom_kills.into()), false);
                         }
                     }
                 }
@@ -362,19 +371,24 @@ impl Keeper<'_> {
                 // Not reaped, so that the number is its own; it may have ended.
                 let _ = sys::kill(self.started.worker, signal);
             }
-            Some(Target::Group) => drop(self.signal_group(signal)),
+            Some(Target::Group) => self.signal_group(signal),
             Some(Target::Tree) => drop(self.signal_tree(&[signal])),
             Some(Target::Worker) | None => {}
         }
     }
 
-    /// Signals the worker's process group; whether that could be done.
-    fn signal_group(&self, signal: i32) -> bool {
-        if self.worker_is_gone {
-            // The number may be another group's by now. The pidfd means the group that the worker led.
-            sys::pidfd_signal(&self.started.pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP).is_ok()
-        } else {
-            sys::kill(-self.started.worker, signal).is_ok()
+    /// Signals the worker's process group.
+    fn signal_group(&mut self, signal: i32) {
+        let Started { own, worker, .. } = self.started;
+        if !self.worker_is_gone {
+            let _ = sys::kill(-worker, signal);
+            return;
+        }
+        // The number may be another group's by now. The pidfd means the group that the worker led.
+        let signalled = sys::pidfd_signal(&self.started.pidfd, signal, PIDFD_SIGNAL_PROCESS_GROUP);
+        // Before Linux 6.9 its members are signalled each by itself.
+        if signalled.is_err_and(|error| error.raw_os_error() == Some(EINVAL)) {
+            self.sweep.signal_members(own, worker, signal);
         }
     }
 
@@ -389,10 +403,8 @@ impl Keeper<'_> {
             }
             return outside;
         }
-        let group = signals.iter().fold(false, |_, signal| self.signal_group(*signal));
-        // Where the group could not be signalled as one, its members are, each by itself.
-        self.sweep
-            .signal_outside(own, if group { worker } else { 0 }, signals)
+        signals.iter().for_each(|signal| self.signal_group(*signal));
+        self.sweep.signal_outside(own, worker, signals)
     }
 
     fn kill(&mut self) {

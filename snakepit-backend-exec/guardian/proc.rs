@@ -91,6 +91,16 @@ fn each_number(file: impl AsFd, visit: &mut dyn FnMut(Pid)) {
     }
 }
 
+/// How many processes the OOM killer has killed, from an open `memory.events` of a cgroup that was not read before.
+pub(crate) fn oom_kills(events: impl AsFd) -> u32 {
+    let mut buffer = [0; 512];
+    let len = sys::read(events, &mut buffer).unwrap_or(0);
+    let mut lines = buffer[..len].split(|byte| *byte == b'\n');
+    let count = lines.find_map(|line| line.strip_prefix(b"oom_kill "));
+    let count = count.and_then(|count| str::from_utf8(count).ok());
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
 /// Numbers, each followed by a blank, which may come in pieces.
 #[derive(Default)]
 struct Numbers {
@@ -152,6 +162,20 @@ mod tests {
         assert_eq!(Stat::parse(b""), None);
         assert_eq!(Stat::parse(b"1 (a"), None);
         assert_eq!(Stat::parse(b"1 (a) S x 5 6"), None);
+    }
+
+    #[test]
+    fn oom_kills_are_read_from_the_line_of_that_name() {
+        for (text, expected) in [
+            ("low 0\nhigh 0\nmax 17\noom 3\noom_kill 2\noom_group_kill 1\n", 2),
+            ("low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\n", 0),
+            ("", 0),
+        ] {
+            let mut file = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            assert_eq!(oom_kills(&file), expected, "{text}");
+        }
     }
 
     #[test]

@@ -102,6 +102,14 @@ impl Sweep {
         self.outside(group)
     }
 
+    /// Sends a signal to every descendant inside the process group `group`.
+    pub(crate) fn signal_members(&mut self, root: Pid, group: Pid, signal: i32) {
+        self.seen.walk(root, &|_| false);
+        for entry in self.seen.as_slice().iter().filter(|entry| entry.group == group) {
+            entry.signal(root, signal);
+        }
+    }
+
     /// How many descendants are outside the process group `group`.
     pub(crate) fn count_outside(&mut self, root: Pid, group: Pid) -> u32 {
         self.seen.walk(root, &|_| false);
@@ -168,5 +176,52 @@ impl Entry {
             Some(pidfd) => sys::pidfd_signal(&pidfd, signal, 0).is_ok(),
             None => sys::kill(self.pid, signal).is_ok(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    #[test]
+    fn members_of_a_group_are_signalled_each_by_itself_and_nobody_else() {
+        // All of them end with their standard input, however this ends.
+        let script = "exec 3<&0
+            setsid sh -c 'echo leader $$; (read line <&3) & echo member $!; read line <&3' &
+            (read line <&3) & echo other $!
+            read line <&3; exit 7";
+        let mut root = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(root.stdout.take().unwrap()).lines();
+        let mut named = std::collections::HashMap::new();
+        while named.len() < 3 {
+            let line = lines.next().unwrap().unwrap();
+            let (name, pid) = line.split_once(' ').unwrap();
+            named.insert(name.to_owned(), pid.parse::<Pid>().unwrap());
+        }
+
+        let root_pid = root.id().cast_signed();
+        Sweep::new().signal_members(root_pid, named["leader"], SIGKILL);
+
+        let is_gone = |name: &str| Stat::of(named[name]).is_none_or(|stat| stat.is_dead());
+        let until = Instant::now() + Duration::from_secs(60);
+        while !(is_gone("leader") && is_gone("member")) {
+            assert!(Instant::now() < until, "{named:?}: a member is left");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!is_gone("other"));
+        drop(root.stdin.take());
+        assert_eq!(root.wait().unwrap().code(), Some(7));
     }
 }

@@ -181,14 +181,22 @@ fn enable(cgroup: &Cgroup, controller: &str) -> Result<(), (String, Option<io::E
     if has(&list("cgroup.subtree_control")?) {
         return Ok(());
     }
+    let inhabited = || {
+        format!(
+            "{} has processes itself, so that its {controller} controller cannot be handed on; \
+             set a cgroup parent that has none",
+            cgroup.path().display()
+        )
+    };
+    // The kernel would hand on those controllers that also know threads, and let no process into the cgroups below from
+    // then on. It does not mind where it is the root, which has no type.
+    if cgroup.path().join("cgroup.type").exists() && !list("cgroup.procs")?.trim().is_empty() {
+        return Err((inhabited(), None));
+    }
     let control = cgroup.path().join("cgroup.subtree_control");
     fs::write(control, format!("+{controller}")).map_err(|error| {
         let reason = match Errno::from_io_error(&error) {
-            Some(Errno::BUSY) => format!(
-                "{} has processes itself, so that its {controller} controller cannot be handed on; \
-                 set a cgroup parent that has none",
-                cgroup.path().display()
-            ),
+            Some(Errno::BUSY) => inhabited(),
             _ => format!(
                 "the {controller} controller of {} cannot be handed on",
                 cgroup.path().display()
@@ -246,6 +254,27 @@ mod tests {
         assert_eq!(read("cgroup.subtree_control"), "+pids");
         assert_eq!(read("run/cgroup.subtree_control"), "+pids");
         assert_eq!(read("run/7/pids.max"), "3");
+    }
+
+    #[test]
+    fn nothing_is_handed_on_by_a_cgroup_with_processes_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = pretend(dir.path(), "cpu memory pids\n");
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+        write("cgroup.type", "domain\n");
+        write("cgroup.procs", "");
+        let limits = LaunchLimits::default().with_pids(3);
+        run.worker(7, &limits).unwrap();
+        write("cgroup.subtree_control", "");
+        write("cgroup.procs", "4711\n");
+        let error = run.worker(8, &limits).unwrap_err();
+        let LaunchError::Unavailable { setting, reason, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*setting, "pids");
+        assert!(reason.contains("has processes itself"), "{reason}");
+        let handed_on = fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap();
+        assert_eq!(handed_on, "");
     }
 
     #[test]

@@ -60,7 +60,14 @@ impl Status {
                 next.life = Life::NotStarted(Failure::from_numbers(event.a, event.b));
             }
             (Event::Exited, _) if self.exit.is_none() => {
-                next.exit = Some(outcome(event.a));
+                next.exit = Some(match outcome(event.a) {
+                    // Not where it may be the SIGKILL of an end.
+                    ExitOutcome::Signaled {
+                        signal: libc::SIGKILL,
+                        ..
+                    } if event.b > 0 && asked.is_none() => ExitOutcome::OutOfMemory,
+                    outcome => outcome,
+                });
             }
             (Event::Ended, _) if self.report.as_ref().is_none_or(|report| !report.is_complete()) => {
                 let outcome = self.exit.unwrap_or(ExitOutcome::Unknown);
@@ -315,6 +322,27 @@ mod tests {
         let held = event(Event::Held, 0, 0);
         let not = event(Event::ExecFailed, failed[0], failed[1]);
         assert_eq!(after(&[held, not]).life, Life::NotStarted(failure));
+    }
+
+    #[test]
+    fn a_kill_is_one_for_want_of_memory_where_the_cgroup_reports_that_and_no_end_was_asked_for() {
+        let killed = ExitOutcome::Signaled {
+            signal: 9,
+            core_dumped: false,
+        };
+        for (status, oom_kills, asked, expected) in [
+            (9, 0, false, killed),
+            (9, 2, false, ExitOutcome::OutOfMemory),
+            (9, 2, true, killed),
+            (7 << 8, 2, false, ExitOutcome::Exited(7)),
+        ] {
+            let task = Task::new(1, SweepTarget::Run(snakepit_core::RunId::random()), None);
+            if asked {
+                task.ask(Duration::ZERO);
+            }
+            task.on_event(event(Event::Exited, status, oom_kills), Vec::new());
+            assert_eq!(task.now().exit, Some(expected), "{status} {oom_kills} {asked}");
+        }
     }
 
     #[test]

@@ -164,7 +164,8 @@ kinds! {
         /// errno.
         ExecFailed = 6,
         /// The worker itself has ended. `a`: its wait status, as waitpid(2) gives it. Where the keeper died first and
-        /// the kernel reaped the worker, SIGKILL, which is what the kernel sent it; its pidfd tells exactly.
+        /// the kernel reaped the worker, SIGKILL, which is what the kernel sent it; its pidfd tells exactly. `b`: how many processes of its
+        /// cgroup the OOM killer has killed; 0 where it has none.
         Exited = 7,
         /// Nothing of the worker's tree is left. `a`: an [`EndedBy`]; `b`: how many processes outside the worker's own
         /// process group had to be signalled.

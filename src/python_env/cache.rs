@@ -84,7 +84,19 @@ fn open(dir: &Path, uid: u32) -> Result<(), String> {
     }
     // Also tells a file system that is mounted read-only.
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    if is_noexec(dir) {
+        return Err(
+            "is on a file system that is mounted noexec, and native modules are loaded from it".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Whether the file system that a path is on lets nobody load a library from it. What cannot be asked is left to the
+/// load.
+pub(super) fn is_noexec(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
 
 /// Waits for the lock file at `path`, alone.
@@ -213,6 +225,23 @@ mod tests {
             error.contains("not a directory") && error.contains("XDG_CACHE_HOME"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_mount_from_which_nothing_is_executed_is_told_from_others() {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        for point in ["/proc", "/sys", "/"] {
+            // The last one on a directory is the one that is seen.
+            let options = mounts.lines().rev().find_map(|mount| {
+                let mut fields = mount.split(' ').skip(1);
+                (fields.next() == Some(point)).then(|| fields.nth(1))?
+            });
+            if let Some(options) = options {
+                let expected = options.split(',').any(|option| option == "noexec");
+                assert_eq!(is_noexec(Path::new(point)), expected, "{point} {options}");
+            }
+        }
+        assert!(!is_noexec(Path::new("/nowhere")));
     }
 
     #[test]

@@ -45,8 +45,14 @@ pub enum PythonEnvError {
         /// What is not there.
         missing: &'static str,
     },
+    /// The worker package, which has a native module, lies where the system loads none from.
+    #[error("the worker package in {} cannot be loaded: that file system is mounted noexec\nhelp: put the package elsewhere", .dir.display())]
+    NoexecWorkerPackage {
+        /// The directory that holds the package.
+        dir: PathBuf,
+    },
     /// There is nowhere to keep things.
-    #[error("no usable cache directory{}\nhelp: set XDG_CACHE_HOME to a directory that is yours and writable", bullets(.tried))]
+    #[error("no usable cache directory{}\nhelp: set XDG_CACHE_HOME to a directory that is yours, writable and not mounted noexec", bullets(.tried))]
     NoCacheDir {
         /// Each directory that was tried, and what was wrong with it.
         tried: Vec<String>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     PythonEnvError,
-    cache::Cache,
+    cache::{self, Cache},
     compile,
     interpreter::Interpreter,
     lay::{self, Laid},
@@ -58,6 +58,21 @@ impl WorkerPackage {
 /// Chooses the package for an interpreter. `given` tells that the user chose the interpreter: what is installed
 /// in it is taken as chosen along with it.
 pub(super) fn choose(
+    surroundings: &Surroundings,
+    cache: Result<Cache, PythonEnvError>,
+    interpreter: &Interpreter,
+    given: bool,
+    observer: &Observer,
+) -> Result<WorkerPackage, PythonEnvError> {
+    let package = find(surroundings, cache, interpreter, given, observer)?;
+    // Python would say so with each worker's start, one after the other until their deadline.
+    if cache::is_noexec(&package.dir) {
+        return Err(PythonEnvError::NoexecWorkerPackage { dir: package.dir });
+    }
+    Ok(package)
+}
+
+fn find(
     surroundings: &Surroundings,
     cache: Result<Cache, PythonEnvError>,
     interpreter: &Interpreter,

@@ -7,6 +7,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod delegated;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -36,9 +38,15 @@ const LEVEL: &str = "EXEC_TEST_LEVEL";
 /// The levels by the names that the variable has.
 pub const LEVELS: [&str; 4] = ["namespace", "shared", "cgroup", "subreaper"];
 
+/// The cgroup that was delegated to the tests of this process.
+const DELEGATED: &str = "EXEC_TEST_CGROUP";
+
 /// Settings for the level that the tests of this process are for.
 pub fn settings() -> ExecSettings {
-    let settings = ExecSettings::default();
+    let settings = match std::env::var_os(DELEGATED) {
+        Some(parent) => ExecSettings::default().with_cgroup_parent(parent),
+        None => ExecSettings::default(),
+    };
     match std::env::var(LEVEL).as_deref() {
         Err(_) => settings,
         Ok("shared") => settings
@@ -78,21 +86,24 @@ pub async fn at_every_level(this_test: &str) {
         users.push(Some(NOBODY));
     }
     for user in users {
+        let delegated = user.and_then(delegated::Delegated::to);
+        let again = |level| again(&program, level, user, delegated.as_ref());
         for level in LEVELS {
             // Whether the level is there is asked in such a process, as it is about the user.
-            let mut asking = again(&program, level, user);
+            let mut asking = again(level);
             let asked = asking.args(["--exact", "--ignored", "is_available"]).output();
             let asked = asked.expect("setpriv is installed");
             let text = String::from_utf8_lossy(&asked.stdout).into_owned();
             if !asked.status.success() {
                 eprintln!("SKIPPED: level {level} for {user:?}: {text}");
                 assert!(
-                    level == "cgroup" || (user.is_none() && !is_root()),
+                    (level == "cgroup" && delegated.as_ref().is_none_or(|one| !one.is_enough()))
+                        || (user.is_none() && !is_root()),
                     "{level} for {user:?}: {text}"
                 );
                 continue;
             }
-            let mut running = again(&program, level, user);
+            let mut running = again(level);
             let ran = running
                 .args(["--skip", this_test])
                 .output()
@@ -107,18 +118,26 @@ pub async fn at_every_level(this_test: &str) {
     }
 }
 
-fn again(program: &Path, level: &str, user: Option<u32>) -> Command {
-    let mut command = match user {
-        None => Command::new(program),
-        Some(user) => {
-            let mut command = Command::new("setpriv");
-            command.args([format!("--reuid={user}"), format!("--regid={user}")]);
-            command.arg("--clear-groups").arg(program);
-            command.env("TMPDIR", "/tmp");
-            command
-        }
-    };
-    command.env(LEVEL, level);
+fn again(
+    program: &Path,
+    level: &str,
+    user: Option<u32>,
+    delegated: Option<&delegated::Delegated>,
+) -> Command {
+    let mut command = delegated.map_or_else(|| Command::new("env"), delegated::Delegated::command);
+    if let Some(user) = user {
+        command.args([
+            "setpriv",
+            &format!("--reuid={user}"),
+            &format!("--regid={user}"),
+            "--clear-groups",
+        ]);
+        command.env("TMPDIR", "/tmp");
+    }
+    command.arg(program).env(LEVEL, level);
+    if let Some(delegated) = delegated {
+        command.env(DELEGATED, delegated.path());
+    }
     command
 }
 

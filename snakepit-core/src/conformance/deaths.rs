@@ -140,7 +140,11 @@ pub(super) async fn die(
     }
     let began = Instant::now();
     for victim in victims {
-        victim.signal(libc::SIGKILL)?;
+        match victim.signal(libc::SIGKILL) {
+            // The first of a PID namespace takes the others in it along.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            killed => killed?,
+        }
     }
     match death {
         Death::WorkerEnded => host.order("end")?,

@@ -17,6 +17,9 @@ pub enum ExitOutcome {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
+    /// SIGKILL ended it, and its cgroup reports an OOM kill: the tree met the memory limit that was set for it, or the
+    /// machine has no memory left. Told by launchers that give a process a cgroup with the memory controller.
+    OutOfMemory,
     /// It is gone, and nobody could read how.
     Unknown,
 }
@@ -57,6 +60,7 @@ impl fmt::Display for ExitOutcome {
                     Ok(())
                 }
             }
+            Self::OutOfMemory => write!(f, "killed by SIGKILL; its cgroup reports an OOM kill"),
             Self::Unknown => write!(f, "gone, exit status unknown"),
         }
     }
