@@ -136,8 +136,8 @@ impl Guardian {
         }
     }
 
-    /// Makes a keeper ahead of the next request, where one was used: namespaces, and their `/proc`, are the better part of
-    /// what a start takes. Called when nothing else is to be done.
+    /// Makes a keeper ahead of the next request, where one was used: a fork and its isolation are a good part of what a start
+    /// takes. Called when nothing else is to be done.
     pub(super) fn make_spare(&mut self) {
         if !self.wants_spare || self.host_is_gone {
             return;
