@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 use serde::{Deserialize, Serialize};
 use snakepit_core::{
     RunId, WorkerId,
-    launch::{ChannelForm, LaunchLimits, LaunchSpec},
+    launch::{ChannelForm, LaunchLimits, LaunchSpec, resolve_program},
 };
 use tokio::time::Instant;
 
@@ -34,8 +34,12 @@ pub(crate) struct Plan {
     launches: usize,
 }
 
-/// The host: one launch of each in turn, ended before the next. Prints all times.
+/// The host: one launch of each in turn, ended before the next, in a task as a pool's. Prints all times.
 pub(crate) async fn run(plan: Plan) -> Result<()> {
+    tokio::spawn(launch_all(plan)).await?
+}
+
+async fn launch_all(plan: Plan) -> Result<()> {
     let ballast = vec![1_u8; BALLAST];
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut push = |key: String, took: Duration| times.entry(key).or_default().push(took.as_secs_f64() * 1e3);
@@ -44,6 +48,8 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let (program, args) = Work::Obedient
         .command()
         .ok_or("a foreign program has a command")?;
+    // By its path, as a pool knows its interpreter.
+    let program = resolve_program(&program)?;
     for turn in 0..=plan.launches {
         for (system, launcher) in &launchers {
             let spec = LaunchSpec {

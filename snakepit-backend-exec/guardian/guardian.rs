@@ -28,6 +28,8 @@ use crate::{
 
 mod spawn;
 
+use spawn::Spare;
+
 /// What a keeper tells its end with: not SIGCHLD, so that wait4(2) tells keepers from the orphans of dead ones.
 const KEEPER_EXIT: i32 = SIGUSR1;
 
@@ -82,6 +84,11 @@ pub(crate) struct Guardian {
     descriptors: Limit,
     wards: Table<Ward>,
     keepers: Table<Place>,
+    /// The keeper of the next worker.
+    spare: Option<Spare>,
+    /// Whether one is to be made: after a start has come to its end, so that no gate waits to be opened meanwhile. Not after
+    /// one has ended unused, as the next might do so as well.
+    wants_spare: bool,
     /// The earliest time that a ward needs to be looked after.
     look_after: Option<u64>,
     /// The end of what dead keepers left.
@@ -130,6 +137,8 @@ impl Guardian {
             descriptors,
             wards: Table::default(),
             keepers: Table::default(),
+            spare: None,
+            wants_spare: true,
             look_after: None,
             strays: Ending::default(),
             sweep,
@@ -153,6 +162,7 @@ impl Guardian {
             if self.host_is_gone && self.wards.is_empty() && self.strays.next().is_none() {
                 return self.leave();
             }
+            self.make_spare();
             let next = [self.look_after, self.strays.next(), self.send_again];
             let timeout = next
                 .into_iter()
@@ -176,13 +186,15 @@ impl Guardian {
         }
     }
 
-    /// Ends the namespace that workers shared, and removes the cgroup that theirs were in. No worker is left, so that this
-    /// takes no time.
+    /// Ends the keeper that was made ahead and the namespace that workers shared, and removes the cgroup that theirs were in.
+    /// No worker is left, so that this takes no time.
     fn leave(self) {
-        if let Some(shared) = self.shared
-            && sys::kill(shared.pid, SIGKILL).is_ok()
-        {
-            let _ = sys::wait_for(shared.pid);
+        let spare = self.spare.map(|spare| spare.keeper);
+        let init = self.shared.map(|shared| shared.pid);
+        for pid in spare.into_iter().chain(init) {
+            if sys::kill(pid, SIGKILL).is_ok() {
+                let _ = sys::wait_for(pid);
+            }
         }
         sys::forbid_allocation(false);
         if let Some(cgroup) = self.run_cgroup
@@ -433,7 +445,10 @@ impl Guardian {
                         self.note(place, Event::Exited, (a, b));
                     }
                 }
-                Event::Started | Event::ExecFailed => self.note(place, message.kind, (a, b)),
+                Event::Started | Event::ExecFailed => {
+                    self.note(place, message.kind, (a, b));
+                    self.wants_spare = true;
+                }
                 // Told when the keeper is reaped, which proves it.
                 Event::Ended => kept.outcome = Some(Outcome::Ended { by: a, swept: b }),
                 Event::SpawnFailed => {
@@ -532,6 +547,10 @@ impl Guardian {
         if self.shared.as_ref().is_some_and(|shared| shared.pid == pid) {
             return self.shared_ended();
         }
+        if self.spare.as_ref().is_some_and(|spare| spare.keeper == pid) {
+            self.spare = None;
+            return;
+        }
         let Some(place) = self.keepers.remove(pid as u64) else {
             return;
         };
@@ -597,8 +616,8 @@ impl Guardian {
     }
 
     fn kill_strays(&mut self) {
-        let keepers = &self.keepers;
-        let is_keeper = |pid: Pid| keepers.find(pid as u64).is_some();
+        let (keepers, spare) = (&self.keepers, self.spare.as_ref().map(|spare| spare.keeper));
+        let is_keeper = |pid: Pid| keepers.find(pid as u64).is_some() || spare == Some(pid);
         self.sweep.kill(self.own, 0, &is_keeper);
         self.reap();
     }
@@ -644,6 +663,7 @@ impl Guardian {
         if let Some(ward) = self.wards.get_mut(place) {
             ward.finished = true;
         }
+        self.wants_spare = true;
         self.remove_cgroup(place, sys::now());
         if self.host_is_gone {
             self.settle(place);

@@ -6,9 +6,7 @@ use crate::{
     proc::{Stat, open_children},
     sys::{
         self, Forked,
-        constants::{
-            CLONE_NEWNS, CLONE_NEWPID, EINVAL, EIO, EPERM, PR_SET_CHILD_SUBREAPER, RLIMIT_NOFILE, SIGUSR1,
-        },
+        constants::{CLONE_NEWPID, EINVAL, EIO, EPERM, PR_SET_CHILD_SUBREAPER, RLIMIT_NOFILE, SIGUSR1},
     },
     wire::{Level, Step},
 };
@@ -16,7 +14,7 @@ use crate::{
 /// The namespaces that are made for each keeper of this level.
 pub(crate) fn namespaces(level: Level) -> u64 {
     match level {
-        Level::Namespace => CLONE_NEWPID | CLONE_NEWNS,
+        Level::Namespace => CLONE_NEWPID,
         Level::Subreaper | Level::Cgroup | Level::SharedNamespace => 0,
     }
 }
@@ -76,22 +74,21 @@ fn try_namespaces() -> Result<(), Failure> {
     let (reading, writing) = sys::pipe().at(Step::Plumbing)?;
     match sys::fork(namespaces(Level::Namespace), SIGUSR1).at(Step::PidNamespace)? {
         Forked::Child => {
-            let errno = match namespace::mount_proc() {
-                Ok(()) => 0,
-                Err(failure) => failure.errno,
-            };
+            let left = namespace::leave_mounts();
+            let (step, errno) = left.map_or_else(|failure| failure.numbers(), |()| (0, 0));
             // Its end says the same, without a reason.
-            let _ = sys::write(&writing, &errno.to_ne_bytes());
+            let _ = sys::write(&writing, [step.to_ne_bytes(), errno.to_ne_bytes()].as_flattened());
             sys::exit(0)
         }
         Forked::Parent { pid, .. } => {
             drop(writing);
-            let mut errno = [0; 4];
-            let told = sys::read(&reading, &mut errno);
+            let mut told = [[0; 8]; 2];
+            let len = sys::read(&reading, told.as_flattened_mut());
             sys::wait_for(pid).at(Step::Fork)?;
-            match (told, i32::from_ne_bytes(errno)) {
-                (Ok(4), 0) => Ok(()),
-                (Ok(4), errno) => Err(Failure::new(Step::MountProc, errno)),
+            let [step, errno] = told.map(i64::from_ne_bytes);
+            match (len, errno, Step::from_number(step)) {
+                (Ok(16), 0, _) => Ok(()),
+                (Ok(16), errno, Some(step)) => Err(Failure::new(step, errno as i32)),
                 _ => Err(Failure::new(Step::MountProc, EIO)),
             }
         }

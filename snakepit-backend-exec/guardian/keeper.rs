@@ -1,8 +1,9 @@
 //! A keeper: the process between the guardian and one worker.
 //!
-//! It is a fork of the guardian. It starts the worker, reaps everything that comes to it, ends the tree when it is told
-//! to or when host or guardian are gone, and leaves when it has no children left. As it is the first process of a PID
-//! namespace or a subreaper, that means that nothing of the tree is left: its own end is the proof.
+//! It is a fork of the guardian, which makes it ahead: it is isolated before it is told whom to start. It starts the
+//! worker, reaps everything that comes to it, ends the tree when it is told to or when host or guardian are gone, and
+//! leaves when it has no children left. As it is the first process of a PID namespace or a subreaper, that means that
+//! nothing of the tree is left: its own end is the proof.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -11,18 +12,18 @@ use crate::{
     ending::{Act, Ending},
     failure::{At, Failure},
     namespace,
-    packet::{self, Incoming, Sent},
+    packet::{self, Fds, Incoming, Sent},
     proc,
     shared::Shared,
     sweep::Sweep,
     sys::{
-        self, Forked, Pid, Poll, Reaped,
+        self, Forked, Limit, Pid, Poll, Reaped,
         constants::{
-            ECHILD, EINVAL, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
+            EINVAL, EMFILE, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
             PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
         },
     },
-    wire::{Event, Level, Message, Request, Step, Target},
+    wire::{Event, Level, Message, Request, SPAWN_CGROUP, Step, Target},
     worker::{self, Parts, REPORT, Report},
 };
 
@@ -35,12 +36,14 @@ const TRIES: u32 = 1000;
 
 /// What a keeper is made of.
 pub(crate) struct Kit<'a> {
-    pub(crate) id: u64,
     pub(crate) level: Level,
     pub(crate) host_grace: u64,
     /// Its end of the socket to the guardian.
     pub(crate) control: OwnedFd,
-    pub(crate) parts: Parts,
+    /// The worker's end of its gate.
+    pub(crate) gate: OwnedFd,
+    /// The limit on descriptors that the worker gets.
+    pub(crate) descriptors: Limit,
     /// The namespace it was born into, where one is shared.
     pub(crate) shared: Option<&'a Shared>,
     pub(crate) host: &'a OwnedFd,
@@ -50,42 +53,84 @@ pub(crate) struct Kit<'a> {
 
 /// Becomes the keeper.
 pub(crate) fn run(kit: Kit<'_>) -> ! {
+    // The guardian may have been in the midst of what is done without.
+    sys::forbid_allocation(false);
     sys::set_name(c"snakepit-keeper");
-    let (id, level, host_grace) = (kit.id, kit.level, kit.host_grace);
-    let Kit {
-        control,
-        parts,
-        shared,
-        host,
-        signals,
-        sweep,
-        ..
-    } = kit;
-    match start(level, &control, parts, shared, host, signals) {
-        Ok(started) => Keeper {
-            id,
-            in_namespace: level == Level::Namespace,
-            host_grace,
-            control: Some(control),
-            host: Some(host),
-            signals,
-            sweep,
-            started,
-            worker_is_gone: false,
-            stage: Stage::Starting,
-            ending: Ending::default(),
-            killing_since: None,
-            swept: 0,
+    match isolate(&kit).and_then(|own| start(&kit, own)) {
+        Ok((id, started)) => {
+            drop(kit.gate);
+            sys::forbid_allocation(true);
+            Keeper {
+                id,
+                in_namespace: kit.level == Level::Namespace,
+                host_grace: kit.host_grace,
+                control: Some(kit.control),
+                host: Some(kit.host),
+                signals: kit.signals,
+                sweep: kit.sweep,
+                started,
+                worker_is_gone: false,
+                stage: Stage::Starting,
+                ending: Ending::default(),
+                killing_since: None,
+                swept: 0,
+            }
+            .keep()
         }
-        .keep(),
         Err(failure) => {
             let (step, errno) = failure.numbers();
             say(
-                &control,
-                Message::new(Event::SpawnFailed, id).with(step, errno, 0),
+                &kit.control,
+                &Message::new(Event::SpawnFailed, 0).with(step, errno, 0),
                 None,
             );
             sys::exit(0)
+        }
+    }
+}
+
+/// Makes this process one that holds a tree; its number in its own namespace.
+fn isolate(kit: &Kit<'_>) -> Result<Pid, Failure> {
+    // Its descriptors are the guardian's, and among those that are closed next.
+    if let Some(shared) = kit.shared {
+        shared.enter()?;
+    }
+    // The guardian's own three are let go of: what they are connected to must see the guardian's end, not ours.
+    sys::duplicate_onto(sys::standard(1), 0).at(Step::Descriptors)?;
+    sys::duplicate_onto(sys::standard(1), 2).at(Step::Descriptors)?;
+    let [control, gate] = [&kit.control, &kit.gate].map(AsRawFd::as_raw_fd);
+    let [host, signals] = [kit.host, kit.signals].map(AsRawFd::as_raw_fd);
+    close_all_but(&mut [0, 1, 2, control, gate, host, signals])?;
+
+    if kit.level == Level::Namespace {
+        // When the guardian was gone before, its end of the socket is closed, which is seen as soon as that is polled.
+        sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
+    } else {
+        sys::prctl(PR_SET_CHILD_SUBREAPER, 1).at(Step::Subreaper)?;
+    }
+    let own = sys::getpid().at(Step::Fork)?;
+    // Later on its first process signals everybody there is, which must be the namespace.
+    if (own == 1) != (kit.level == Level::Namespace) {
+        return Err(Failure::new(Step::PidNamespace, EINVAL));
+    }
+    Ok(own)
+}
+
+/// Waits until a worker is asked for. Leaves where nobody will do so any more.
+fn await_spawn(kit: &Kit<'_>) -> (Message<Request>, Fds) {
+    loop {
+        let mut polls = [
+            Poll::readable(Some(kit.control.as_fd())),
+            Poll::readable(Some(kit.host.as_fd())),
+        ];
+        sys::poll(&mut polls, None);
+        match packet::receive::<Request>(&kit.control, false) {
+            Incoming::Message(message, fds) if message.kind == Request::Spawn => return (message, fds),
+            Incoming::End => sys::exit(0),
+            Incoming::Message(..) | Incoming::Nonsense | Incoming::Nothing => {}
+        }
+        if polls[1].is_ready() {
+            sys::exit(0);
         }
     }
 }
@@ -103,41 +148,40 @@ struct Started {
     memory_events: Option<OwnedFd>,
 }
 
-fn start(
-    level: Level,
-    control: &OwnedFd,
-    parts: Parts,
-    shared: Option<&Shared>,
-    host: &OwnedFd,
-    signals: &OwnedFd,
-) -> Result<Started, Failure> {
-    // Its descriptors are the guardian's, and among those that are closed next.
-    if let Some(shared) = shared {
-        shared.enter()?;
+/// What the worker is made of, as it came with the message.
+fn parts(level: Level, spawn: &Message<Request>, fds: Fds) -> Result<Parts, Failure> {
+    let protocol = |errno| Failure::new(Step::Protocol, errno);
+    if fds.are_truncated() {
+        return Err(protocol(EMFILE));
     }
-    // The guardian's own three are let go of: what they are connected to must see the guardian's end, not ours.
-    sys::duplicate_onto(sys::standard(1), 0).at(Step::Descriptors)?;
-    sys::duplicate_onto(sys::standard(1), 2).at(Step::Descriptors)?;
-    let [input, output, error] = parts.standard.each_ref().map(AsRawFd::as_raw_fd);
-    let cgroup = parts.cgroup.as_ref().map_or(0, AsRawFd::as_raw_fd);
-    let (spec, gate) = (parts.spec.as_raw_fd(), parts.gate.as_raw_fd());
-    let (control, host, signals) = (control.as_raw_fd(), host.as_raw_fd(), signals.as_raw_fd());
-    close_all_but(&mut [
-        0, 1, 2, control, host, signals, spec, gate, cgroup, input, output, error,
-    ])?;
-
-    if level == Level::Namespace {
-        // When the guardian was gone before, its end of the socket is closed, which is seen as soon as that is polled.
-        sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
-        namespace::mount_proc()?;
-    } else {
-        sys::prctl(PR_SET_CHILD_SUBREAPER, 1).at(Step::Subreaper)?;
+    let (spec, standard, cgroup) = match spawn.a {
+        0 => {
+            let [spec, input, output, error] = fds.exactly().ok_or(protocol(EINVAL))?;
+            (spec, [input, output, error], None)
+        }
+        SPAWN_CGROUP => {
+            let [spec, input, output, error, cgroup] = fds.exactly().ok_or(protocol(EINVAL))?;
+            (spec, [input, output, error], Some(cgroup))
+        }
+        _ => return Err(protocol(EINVAL)),
+    };
+    if level == Level::Cgroup && cgroup.is_none() {
+        return Err(Failure::new(Step::EnterCgroup, EINVAL));
     }
+    Ok(Parts {
+        spec,
+        standard,
+        cgroup,
+    })
+}
 
-    let own = sys::getpid().at(Step::Fork)?;
-    // Later on its first process signals everybody there is, which must be the namespace.
-    if (own == 1) != (level == Level::Namespace) {
-        return Err(Failure::new(Step::PidNamespace, EINVAL));
+/// Starts the worker that is asked for next, and says which that is.
+fn start(kit: &Kit<'_>, own: Pid) -> Result<(u64, Started), Failure> {
+    let (spawn, fds) = await_spawn(kit);
+    let parts = parts(kit.level, &spawn, fds)?;
+    if kit.level == Level::Namespace {
+        // Not ahead: the worker is to see what is mounted by now, and nobody who waits is to keep it mounted.
+        namespace::leave_mounts()?;
     }
     // Absent before Linux 5.14; then everything is killed one by one.
     let kill = parts
@@ -160,22 +204,34 @@ fn start(
         _ => (sys::fork(0, SIGCHLD).at(Step::Fork)?, false),
     };
     match forked {
-        Forked::Child => worker::run(&parts, own, entered, reports.as_fd()),
-        Forked::Parent { pid, pidfd } => Ok(Started {
-            own,
-            worker: pid,
-            pidfd,
-            status: Some(status),
-            cgroup_kill: kill.and_then(Result::ok),
-            memory_events: memory_events.and_then(Result::ok),
+        Forked::Child => worker::run(worker::Kit {
+            id: spawn.id,
+            parts: &parts,
+            keeper: own,
+            entered,
+            gate: &kit.gate,
+            descriptors: kit.descriptors,
+            guardian: &kit.control,
+            status: &reports,
         }),
+        Forked::Parent { pid, pidfd } => {
+            let started = Started {
+                own,
+                worker: pid,
+                pidfd,
+                status: Some(status),
+                cgroup_kill: kill.and_then(Result::ok),
+                memory_events: memory_events.and_then(Result::ok),
+            };
+            Ok((spawn.id, started))
+        }
     }
 }
 
 /// Says something to the guardian; whether it could be said.
-fn say(control: &OwnedFd, message: Message<Event>, pidfd: Option<&OwnedFd>) -> bool {
+pub(crate) fn say(control: &OwnedFd, message: &Message<Event>, pidfd: Option<&OwnedFd>) -> bool {
     for _ in 0..TRIES {
-        match packet::send(control, &message, [pidfd.map(AsFd::as_fd)]) {
+        match packet::send(control, message, [pidfd.map(AsFd::as_fd)]) {
             Sent::Yes => return true,
             Sent::Gone => return false,
             Sent::Full | Sent::Later => sys::poll(&mut [], Some(1)),
@@ -187,12 +243,10 @@ fn say(control: &OwnedFd, message: Message<Event>, pidfd: Option<&OwnedFd>) -> b
 /// How far the worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It makes its settings.
+    /// It makes its settings, tells the guardian, and waits at the gate.
     Starting,
     /// It could not make them.
     Failed(Failure),
-    /// It waits at the gate, and the guardian knows.
-    Held,
     /// The gate has opened.
     Passed,
     /// It is the program, or could not become it.
@@ -262,11 +316,11 @@ impl Keeper<'_> {
                     // What it reported comes before its end.
                     self.read_reports();
                     match self.stage {
-                        Stage::Starting => self.stage = Stage::Failed(Failure::new(Step::Fork, ECHILD)),
                         Stage::Failed(_) => {}
-                        Stage::Held | Stage::Passed | Stage::Done => {
+                        // The guardian knows whether it was ever held.
+                        Stage::Starting | Stage::Passed | Stage::Done => {
                             let oom_kills = self.started.memory_events.as_ref().map_or(0, proc::oom_kills);
-                            self.say(Event::Exited, (status.into(), oom_kills.into()), false);
+                            self.say(Event::Exited, (status.into(), oom_kills.into()));
                         }
                     }
                 }
@@ -286,19 +340,18 @@ impl Keeper<'_> {
                     self.started.status = None;
                     if self.stage == Stage::Passed {
                         self.stage = Stage::Done;
-                        self.say(Event::Started, (0, 0), false);
+                        self.say(Event::Started, (0, 0));
                     }
                     return;
                 }
                 Err(_) => return,
             };
             match (self.stage, report) {
-                (Stage::Starting, Some(Report::Ready)) => self.hold(),
                 (Stage::Starting, Some(Report::Failed(failure))) => self.stage = Stage::Failed(failure),
-                (Stage::Held, Some(Report::Passed)) => self.stage = Stage::Passed,
+                (Stage::Starting, Some(Report::Passed)) => self.stage = Stage::Passed,
                 (Stage::Passed, Some(Report::Failed(failure))) => {
                     self.stage = Stage::Done;
-                    self.say(Event::ExecFailed, failure.numbers(), false);
+                    self.say(Event::ExecFailed, failure.numbers());
                 }
                 // Nobody else has the pipe.
                 _ => {}
@@ -306,24 +359,11 @@ impl Keeper<'_> {
         }
     }
 
-    fn hold(&mut self) {
-        // The guardian knows the worker by this number when it inherits it.
-        let told = self.say(Event::Held, (self.started.worker.into(), 0), true);
-        if told {
-            self.stage = Stage::Held;
-            sys::forbid_allocation(true);
-        } else {
-            self.stage = Stage::Failed(Failure::new(Step::Plumbing, ECHILD));
-            self.ending.kill(sys::now());
+    fn say(&self, event: Event, (a, b): (i64, i64)) {
+        if let Some(control) = &self.control {
+            // A guardian that is gone, or takes nothing for so long, is seen elsewhere.
+            say(control, &Message::new(event, self.id).with(a, b, 0), None);
         }
-    }
-
-    fn say(&self, event: Event, (a, b): (i64, i64), with_pidfd: bool) -> bool {
-        let message = Message::new(event, self.id).with(a, b, 0);
-        let pidfd = with_pidfd.then_some(&self.started.pidfd);
-        self.control
-            .as_ref()
-            .is_some_and(|control| say(control, message, pidfd))
     }
 
     fn read_control(&mut self) {
@@ -437,16 +477,9 @@ impl Keeper<'_> {
 
     fn leave(&self) -> ! {
         match self.stage {
-            Stage::Starting => {
-                self.say(
-                    Event::SpawnFailed,
-                    Failure::new(Step::Fork, ECHILD).numbers(),
-                    false,
-                );
-            }
-            Stage::Failed(failure) => drop(self.say(Event::SpawnFailed, failure.numbers(), false)),
-            Stage::Held | Stage::Passed | Stage::Done => {
-                self.say(Event::Ended, (self.ending.by() as i64, self.swept.into()), false);
+            Stage::Failed(failure) => self.say(Event::SpawnFailed, failure.numbers()),
+            Stage::Starting | Stage::Passed | Stage::Done => {
+                self.say(Event::Ended, (self.ending.by() as i64, self.swept.into()));
             }
         }
         sys::exit(0)

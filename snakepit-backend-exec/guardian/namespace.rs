@@ -29,9 +29,10 @@ fn write(file: &str, text: &str) -> Result<(), Failure> {
     fs::write(format!("/proc/self/{file}"), text).at(Step::IdMap)
 }
 
-/// Gives the first process of a PID and mount namespace, which is this one, a `/proc` that shows that namespace, and
-/// shows it to nobody outside.
-pub(crate) fn mount_proc() -> Result<(), Failure> {
+/// Gives the first process of a PID namespace, which is this one, mounts of its own and in them a `/proc` that shows that
+/// namespace, and shows it to nobody outside.
+pub(crate) fn leave_mounts() -> Result<(), Failure> {
+    sys::unshare(CLONE_NEWNS).at(Step::PidNamespace)?;
     keep_mounts_private().at(Step::MountProc)?;
     sys::mount(c"proc", c"/proc", c"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC).at(Step::MountProc)
 }

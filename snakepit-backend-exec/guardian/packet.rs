@@ -6,12 +6,12 @@ use std::{
 };
 
 use crate::{
-    failure::errno,
+    failure::{At, Failure, errno},
     sys::{
         self, Poll,
         constants::{EAGAIN, ECONNRESET},
     },
-    wire::{Kind, LEN, MAX_FDS, Message},
+    wire::{Kind, LEN, MAX_FDS, Message, Step},
 };
 
 /// What came with a message. Whatever is not taken out is closed.
@@ -21,6 +21,10 @@ pub(crate) struct Fds {
 }
 
 impl Fds {
+    fn borrowed(&self) -> [Option<BorrowedFd<'_>>; MAX_FDS] {
+        self.fds.each_ref().map(|fd| fd.as_ref().map(AsFd::as_fd))
+    }
+
     /// Exactly the first `N`, when exactly so many came.
     pub(crate) fn exactly<const N: usize>(mut self) -> Option<[OwnedFd; N]> {
         let complete = !self.truncated && self.count() == N;
@@ -106,6 +110,15 @@ pub(crate) fn send<K: Kind, const N: usize>(
         Err(error) if errno(&error) == EAGAIN => Sent::Full,
         Err(error) if is_gone(&error) => Sent::Gone,
         Err(_) => Sent::Later,
+    }
+}
+
+/// Sends a message on with everything that came with it, and never waits; whether somebody is at the other end.
+pub(crate) fn pass_on<K: Kind>(socket: impl AsFd, message: &Message<K>, fds: &Fds) -> Result<bool, Failure> {
+    match sys::send(socket, &message.encode(), fds.borrowed()) {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error).at(Step::Plumbing),
     }
 }
 

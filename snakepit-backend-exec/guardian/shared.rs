@@ -40,7 +40,7 @@ impl Shared {
         sweep: &mut Sweep,
     ) -> Result<Self, Failure> {
         let (control, its_control) = sys::socket_pair().at(Step::Plumbing)?;
-        match sys::fork(CLONE_NEWPID | CLONE_NEWNS, SIGUSR1).at(Step::PidNamespace)? {
+        match sys::fork(CLONE_NEWPID, SIGUSR1).at(Step::PidNamespace)? {
             Forked::Child => {
                 let failure = become_init(&its_control, host, host_grace, signals, sweep);
                 let (step, errno) = failure.numbers();
@@ -137,7 +137,7 @@ fn prepare(control: &OwnedFd, host: &OwnedFd, signals: &OwnedFd) -> Result<[Owne
     close_all_but(&mut [0, 1, 2, keep[0], keep[1], keep[2]])?;
     // When the guardian was gone before, its end of the socket is closed, which is seen as soon as that is polled.
     sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
-    namespace::mount_proc()?;
+    namespace::leave_mounts()?;
     let open = |path| sys::open(None, path, O_PATH).at(Step::MountProc);
     Ok([open(c"/")?, open(c".")?])
 }

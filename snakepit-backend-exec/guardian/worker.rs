@@ -2,11 +2,11 @@
 
 use std::{
     convert::Infallible,
-    ffi::{CString, c_char},
+    ffi::{CStr, c_char},
     fs::File,
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::FileExt,
     },
     ptr,
@@ -15,12 +15,15 @@ use std::{
 use crate::{
     close::close_all_but,
     failure::{At, Failure},
+    keeper::say,
     sys::{
         self, Limit, Pid,
-        constants::{E2BIG, EINVAL, O_WRONLY, PR_SET_PDEATHSIG, PRIO_PROCESS, RLIMIT_NOFILE, SIGKILL},
+        constants::{
+            E2BIG, ECHILD, EINVAL, O_WRONLY, PR_SET_PDEATHSIG, PRIO_PROCESS, RLIMIT_NOFILE, SIGKILL,
+        },
     },
     text::Text,
-    wire::{Spec, Step},
+    wire::{Event, Message, Spec, Step},
 };
 
 /// What a worker is made of.
@@ -28,18 +31,30 @@ pub(crate) struct Parts {
     /// The spec, in a memory file.
     pub(crate) spec: OwnedFd,
     pub(crate) standard: [OwnedFd; 3],
-    /// Where the byte comes from that opens the gate.
-    pub(crate) gate: OwnedFd,
     pub(crate) cgroup: Option<OwnedFd>,
+}
+
+/// What this process needs to become the worker.
+pub(crate) struct Kit<'a> {
+    pub(crate) id: u64,
+    pub(crate) parts: &'a Parts,
+    /// The process that it was forked from, in the worker's PID namespace.
+    pub(crate) keeper: Pid,
+    /// It began in its cgroup.
+    pub(crate) entered: bool,
+    /// Where the byte comes from that opens the gate.
+    pub(crate) gate: &'a OwnedFd,
     /// The limit on descriptors as it was before the guardian raised its own.
     pub(crate) descriptors: Limit,
+    /// The keeper's end of the socket to the guardian, which is told from here: that saves a way over the keeper.
+    pub(crate) guardian: &'a OwnedFd,
+    /// Where the keeper hears from.
+    pub(crate) status: &'a OwnedFd,
 }
 
 /// What a worker tells its keeper, over a pipe that executing the program closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// It waits at the gate.
-    Ready,
     /// The gate has opened.
     Passed,
     Failed(Failure),
@@ -51,8 +66,7 @@ pub(crate) const REPORT: usize = 8;
 impl Report {
     fn encode(self) -> [u8; REPORT] {
         let (step, errno) = match self {
-            Self::Ready => (-1, 0),
-            Self::Passed => (-2, 0),
+            Self::Passed => (-1, 0),
             Self::Failed(failure) => (failure.step as i32, failure.errno),
         };
         let mut bytes = [0; REPORT];
@@ -64,8 +78,7 @@ impl Report {
     pub(crate) fn decode(bytes: [u8; REPORT]) -> Option<Self> {
         let [a, b, c, d, e, f, g, h] = bytes;
         match i32::from_ne_bytes([a, b, c, d]) {
-            -1 => Some(Self::Ready),
-            -2 => Some(Self::Passed),
+            -1 => Some(Self::Passed),
             step => Some(Self::Failed(Failure::new(
                 Step::from_number(step.into())?,
                 i32::from_ne_bytes([e, f, g, h]),
@@ -77,54 +90,71 @@ impl Report {
 /// What this process exits with when it never became the program; the report says why.
 const NOT_EXECUTED: i32 = 127;
 
-/// Becomes the worker. `keeper` is the process that it was forked from, in the worker's PID namespace; `entered` says
-/// whether it began in its cgroup.
-pub(crate) fn run(parts: &Parts, keeper: Pid, entered: bool, status: BorrowedFd<'_>) -> ! {
-    let Err(failure) = become_program(parts, keeper, entered, status);
-    tell(status, Report::Failed(failure));
+/// Becomes the worker.
+pub(crate) fn run(kit: Kit<'_>) -> ! {
+    let Err(failure) = become_program(&kit);
+    tell(kit.status, Report::Failed(failure));
     sys::exit(NOT_EXECUTED)
 }
 
-fn tell(status: BorrowedFd<'_>, report: Report) {
+fn tell(status: &OwnedFd, report: Report) {
     // A pipe takes so few bytes whole. Where the keeper is gone, this process is about to be, too.
     let _ = sys::write(status, &report.encode());
 }
 
-fn become_program(
-    parts: &Parts,
-    keeper: Pid,
-    entered: bool,
-    status: BorrowedFd<'_>,
-) -> Result<Infallible, Failure> {
-    let spec = Spec::decode(&read_spec(&parts.spec)?).ok_or(Failure::new(Step::ReadSpec, EINVAL))?;
-    let program = Program::new(&spec)?;
+fn become_program(kit: &Kit<'_>) -> Result<Infallible, Failure> {
+    let Parts {
+        spec,
+        standard,
+        cgroup,
+    } = kit.parts;
+    let spec = read_spec(spec)?;
+    let spec = Spec::decode(&spec).ok_or(Failure::new(Step::ReadSpec, EINVAL))?;
+    // Made before the gate, as is everything else.
+    let (argv, environment) = (pointers(&spec.argv), pointers(&spec.environment));
     sys::setsid().at(Step::WorkerSession)?;
-    if let Some(cgroup) = parts.cgroup.as_ref().filter(|_| !entered) {
+    if let Some(cgroup) = cgroup.as_ref().filter(|_| !kit.entered) {
         enter(cgroup).at(Step::EnterCgroup)?;
     }
-    for (target, fd) in (0..).zip(&parts.standard) {
+    for (target, fd) in (0..).zip(standard) {
         sys::duplicate_onto(fd, target).at(Step::Descriptors)?;
     }
-    close_all_but(&mut [0, 1, 2, parts.gate.as_raw_fd(), status.as_raw_fd()])?;
-    set_limits(&spec, parts.descriptors)?;
+    let [gate, guardian, status] = [kit.gate, kit.guardian, kit.status].map(AsRawFd::as_raw_fd);
+    close_all_but(&mut [0, 1, 2, gate, guardian, status])?;
+    set_limits(&spec, kit.descriptors)?;
     set_identity(&spec)?;
     if !spec.cwd.is_empty() {
-        sys::chdir(&c_string(&spec.cwd)?).at(Step::Cwd)?;
+        sys::chdir(spec.cwd).at(Step::Cwd)?;
     }
     // A change of identity clears it. When the keeper was gone before, its death is seen below.
     sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
-    if sys::getppid().at(Step::DeathSignal)? != keeper {
+    if sys::getppid().at(Step::DeathSignal)? != kit.keeper {
         return Err(Failure::new(Step::DeathSignal, EINVAL));
     }
     sys::unblock_signals();
-    tell(status, Report::Ready);
+    hold(kit)?;
     // End-of-file: the guardian is gone, and nobody will ever open the gate.
-    if !matches!(sys::read(&parts.gate, &mut [0]), Ok(1)) {
+    if !matches!(sys::read(kit.gate, &mut [0]), Ok(1)) {
         sys::exit(NOT_EXECUTED);
     }
-    tell(status, Report::Passed);
-    let error = program.execute();
+    tell(kit.status, Report::Passed);
+    let error = sys::execute(spec.program, &argv, &environment);
     Err(error).at(Step::Exec)
+}
+
+/// Tells the guardian that the worker is there, and lets go of the socket.
+fn hold(kit: &Kit<'_>) -> Result<(), Failure> {
+    let own = sys::getpid().at(Step::Plumbing)?;
+    let pidfd = sys::pidfd_open(own).at(Step::Plumbing)?;
+    // The guardian knows the worker by this number when it inherits it.
+    let held = Message::new(Event::Held, kit.id).with(own.into(), 0, 0);
+    if !say(kit.guardian, &held, Some(&pidfd)) {
+        return Err(Failure::new(Step::Plumbing, ECHILD));
+    }
+    let socket = kit.guardian.as_raw_fd().cast_unsigned();
+    // Executing the program would close it as well; until then nobody is to take this process for its keeper.
+    let _ = sys::close_range(socket, socket);
+    Ok(())
 }
 
 /// The longest spec. execve(2) takes 6 MiB of arguments and environment at most.
@@ -134,7 +164,8 @@ fn read_spec(spec: &OwnedFd) -> Result<Vec<u8>, Failure> {
     // Another descriptor of the same open file, of which only positioned reads are made: they fail on what is no file.
     let file = File::from(spec.try_clone().at(Step::ReadSpec)?);
     let mut bytes = Vec::new();
-    let mut chunk = [0; 16 * 1024];
+    // A page, which is most of what there is to read, as each page more is another to be made for this process.
+    let mut chunk = [0; 4096];
     loop {
         match file.read_at(&mut chunk, bytes.len() as u64).at(Step::ReadSpec)? {
             0 => return Ok(bytes),
@@ -153,7 +184,7 @@ fn enter(cgroup: &OwnedFd) -> io::Result<()> {
 }
 
 /// Limits, priority and the kernel's choice when memory runs out: all that may need more rights than the worker has.
-fn set_limits(spec: &Spec, descriptors: Limit) -> Result<(), Failure> {
+fn set_limits(spec: &Spec<&CStr>, descriptors: Limit) -> Result<(), Failure> {
     if let Some(score) = spec.oom_score_adj {
         let text = Text::format(format_args!("{score}")).ok_or(Failure::new(Step::OomScore, EINVAL))?;
         let file = sys::open(None, c"/proc/self/oom_score_adj", O_WRONLY).at(Step::OomScore)?;
@@ -169,7 +200,7 @@ fn set_limits(spec: &Spec, descriptors: Limit) -> Result<(), Failure> {
     Ok(())
 }
 
-fn set_identity(spec: &Spec) -> Result<(), Failure> {
+fn set_identity(spec: &Spec<&CStr>) -> Result<(), Failure> {
     if let Some(groups) = &spec.groups {
         sys::setgroups(groups).at(Step::Groups)?;
     }
@@ -182,54 +213,10 @@ fn set_identity(spec: &Spec) -> Result<(), Failure> {
     Ok(())
 }
 
-fn c_string(text: &[u8]) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| Failure::new(Step::ReadSpec, EINVAL))
-}
-
-/// What execve(2) is given, all of it made before the gate.
-struct Program {
-    path: CString,
-    argv: Texts,
-    environment: Texts,
-}
-
-/// Texts, and the array of pointers to them that ends with null.
-struct Texts {
-    pointers: Vec<*const c_char>,
-    /// What the pointers point into; moving the vector does not move the texts.
-    _texts: Vec<CString>,
-}
-
-impl Texts {
-    fn new(texts: &[Vec<u8>]) -> Result<Self, Failure> {
-        let texts = texts
-            .iter()
-            .map(|text| c_string(text))
-            .collect::<Result<Vec<_>, _>>()?;
-        let pointers = texts
-            .iter()
-            .map(|text| text.as_ptr())
-            .chain([ptr::null()])
-            .collect();
-        Ok(Self {
-            pointers,
-            _texts: texts,
-        })
-    }
-}
-
-impl Program {
-    fn new(spec: &Spec) -> Result<Self, Failure> {
-        Ok(Self {
-            path: c_string(&spec.program)?,
-            argv: Texts::new(&spec.argv)?,
-            environment: Texts::new(&spec.environment)?,
-        })
-    }
-
-    fn execute(&self) -> io::Error {
-        sys::execute(&self.path, &self.argv.pointers, &self.environment.pointers)
-    }
+/// The array of pointers that execve(2) takes, which ends with null.
+fn pointers(texts: &[&CStr]) -> Vec<*const c_char> {
+    let pointers = texts.iter().map(|text| text.as_ptr());
+    pointers.chain([ptr::null()]).collect()
 }
 
 #[cfg(test)]
@@ -239,7 +226,7 @@ mod tests {
     #[test]
     fn reports_read_back() {
         let failed = Report::Failed(Failure::new(Step::Exec, 2));
-        for report in [Report::Ready, Report::Passed, failed] {
+        for report in [Report::Passed, failed] {
             assert_eq!(Report::decode(report.encode()), Some(report));
         }
         assert_eq!(Report::decode([0x7f; REPORT]), None);

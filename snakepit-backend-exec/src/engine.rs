@@ -190,6 +190,7 @@ impl Engine {
         let permit = self.starts.acquire().await;
         let _permit = permit.map_err(|error| os("start another process")(io::Error::other(error)))?;
         let spec = Arc::new(program.to_memory_file()?);
+        let program = Arc::new(program);
         let mut last_try = false;
         loop {
             let lease = self
@@ -213,7 +214,7 @@ impl Engine {
     async fn try_spawn(
         &self,
         lease: Arc<Lease>,
-        program: &Program,
+        program: &Arc<Program>,
         spec: &Arc<OwnedFd>,
         standard: &Standard,
     ) -> Result<Proc, Spawn> {
@@ -277,7 +278,7 @@ impl Engine {
         Ok(Proc::new(
             Arc::clone(lease),
             Arc::clone(task),
-            program.clone(),
+            Arc::clone(program),
             self.settings.request_deadline,
         ))
     }

@@ -59,6 +59,9 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: AsyncFd<OwnedFd>,
+    /// The same socket, watched for room only while something waits for it: else each message that the guardian takes would
+    /// wake this process, and the guardian would be the one to do so.
+    writing: OwnedFd,
     outbox: Mutex<VecDeque<Packet>>,
     filled: Notify,
 }
@@ -78,7 +81,8 @@ impl Link {
     /// Outside a tokio runtime with I/O enabled.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            socket: sys::watch(socket)?,
+            writing: socket.try_clone()?,
+            socket: sys::watch_readable(socket)?,
             outbox: Mutex::default(),
             filled: Notify::new(),
         })
@@ -108,10 +112,19 @@ impl Link {
     /// Sends what waits, for as long as it is polled.
     pub(crate) async fn flush(&self) -> io::Error {
         loop {
-            let mut ready = match self.socket.writable().await {
-                Ok(ready) => ready,
-                Err(error) => return error,
-            };
+            if self.is_drained() {
+                self.filled.notified().await;
+            }
+            if let Err(error) = self.drain().await {
+                return error;
+            }
+        }
+    }
+
+    async fn drain(&self) -> io::Result<()> {
+        let room = sys::watch_writable(self.writing.as_fd())?;
+        loop {
+            let mut ready = room.writable().await?;
             let answer = {
                 let mut outbox = self.outbox();
                 let answer = outbox.front().map(|packet| self.send(packet));
@@ -124,7 +137,7 @@ impl Link {
                 Some(Sent::Yes | Sent::Gone) => {}
                 Some(Sent::Full) => ready.clear_ready(),
                 Some(Sent::NoRoom) => tokio::time::sleep(NO_ROOM).await,
-                None => self.filled.notified().await,
+                None => return Ok(()),
             }
         }
     }

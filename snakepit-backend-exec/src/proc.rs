@@ -25,7 +25,7 @@ const LONGEST_GRACE_MS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
 pub(crate) struct Proc {
     lease: Arc<Lease>,
     task: Arc<Task>,
-    program: Program,
+    program: Arc<Program>,
     deadline: Duration,
     worker: Arc<Pidfd>,
     identity: ProcessIdentity,
@@ -35,7 +35,7 @@ pub(crate) struct Proc {
 impl Proc {
     /// # Panics
     /// When the process is not held yet.
-    pub(crate) fn new(lease: Arc<Lease>, task: Arc<Task>, program: Program, deadline: Duration) -> Self {
+    pub(crate) fn new(lease: Arc<Lease>, task: Arc<Task>, program: Arc<Program>, deadline: Duration) -> Self {
         let held = task.held().expect("it was looked at before");
         let (worker, identity) = (Arc::clone(&held.worker), held.identity.clone());
         let containment = containment(&lease, &task, held);

@@ -4,11 +4,8 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::File,
-    io::{self, Seek, Write},
-    os::{
-        fd::OwnedFd,
-        unix::ffi::{OsStrExt, OsStringExt},
-    },
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::PathBuf,
     sync::Arc,
 };
@@ -22,7 +19,6 @@ use snakepit_core::{
 use crate::wire::Spec;
 
 /// A program to start.
-#[derive(Clone)]
 pub(crate) struct Program {
     /// As whoever launches it named it.
     pub(crate) name: PathBuf,
@@ -52,7 +48,6 @@ impl Program {
         let write = || -> io::Result<OwnedFd> {
             let mut file = File::from(memfd_create("snakepit-spec", MemfdFlags::CLOEXEC)?);
             file.write_all(&self.spec().encode())?;
-            file.rewind()?;
             Ok(file.into())
         };
         write().map_err(os("write down what to execute"))
@@ -60,12 +55,8 @@ impl Program {
 
     fn spec(&self) -> Spec {
         let limits = &self.limits;
-        let variable = |(name, value): (&OsString, &OsString)| {
-            let mut text = name.clone();
-            text.push("=");
-            text.push(value);
-            text.into_vec()
-        };
+        let variable =
+            |(name, value): (&OsString, &OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
         Spec {
             program: bytes(self.path.as_os_str()),
             argv: self.argv.iter().map(|arg| bytes(arg)).collect(),

@@ -5,9 +5,15 @@
     reason = "looking up users and groups, and watching descriptors, have no safe wrapper"
 )]
 
-use std::{ffi::CStr, io, mem::MaybeUninit, os::fd::OwnedFd, ptr};
+use std::{
+    ffi::CStr,
+    io,
+    mem::MaybeUninit,
+    os::fd::{BorrowedFd, OwnedFd},
+    ptr,
+};
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// What the text of an entry may take at first, and at most: a group may have many members.
 const FIRST: usize = 1024;
@@ -16,13 +22,24 @@ const MOST: usize = 1 << 20;
 const GROUPS_FIRST: usize = 64;
 const GROUPS_MOST: usize = 65_536;
 
-/// Watches a descriptor.
+/// Watches a descriptor for something to read.
 ///
 /// # Errors
 /// What epoll_ctl(2) answers.
-pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor names the same open file for as long as it lives, and the watch owns it.
-    let watched = unsafe { AsyncFd::register(fd) };
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    Ok(watched?)
+}
+
+/// Watches a descriptor for room to write.
+///
+/// # Errors
+/// What epoll_ctl(2) answers.
+pub(crate) fn watch_writable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: a borrowed descriptor names one open file for as long as the borrow lasts, and the watch cannot outlive
+    // the borrow.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) };
     Ok(watched?)
 }
 

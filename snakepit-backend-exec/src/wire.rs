@@ -24,6 +24,8 @@
 //! that is no message, a `Go` before `Held`, and a `Spawn` or `Manage` with an id that is in use, as an answer would be
 //! taken to be about the other. Descriptors that come with any of them are closed.
 
+use std::ffi::CStr;
+
 /// The version of what this file describes.
 pub(crate) const VERSION: u32 = 1;
 
@@ -288,19 +290,19 @@ number! {
 
 /// What to execute, in the memory file that comes with `Spawn`.
 ///
-/// Numbers are eight bytes in the machine's order; `none` is `i64::MIN`. A text is its length and then its bytes, which
-/// hold no NUL. A list is its length and then its items.
+/// Numbers are eight bytes in the machine's order; `none` is `i64::MIN`. A text is its length, its bytes, which hold no NUL,
+/// and a NUL, so that it can be given to the kernel as it stands there. A list is its length and then its items.
 ///
 /// ```text
 /// program  argv[]  environment[] ("NAME=value")  cwd ("" for the guardian's own)
 /// uid  gid  groups[] (or none)  nice  oom_score_adj  rlimits[] (resource, soft, hard)
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Spec {
-    pub(crate) program: Vec<u8>,
-    pub(crate) argv: Vec<Vec<u8>>,
-    pub(crate) environment: Vec<Vec<u8>>,
-    pub(crate) cwd: Vec<u8>,
+pub(crate) struct Spec<T = Vec<u8>> {
+    pub(crate) program: T,
+    pub(crate) argv: Vec<T>,
+    pub(crate) environment: Vec<T>,
+    pub(crate) cwd: T,
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
     pub(crate) groups: Option<Vec<u32>>,
@@ -312,13 +314,15 @@ pub(crate) struct Spec {
 
 const NONE: i64 = i64::MIN;
 
-impl Spec {
+impl<T: AsRef<[u8]>> Spec<T> {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 * 1024);
         let number = |out: &mut Vec<u8>, number: i64| out.extend_from_slice(&number.to_ne_bytes());
-        let text = |out: &mut Vec<u8>, text: &[u8]| {
-            number(out, text.len() as i64);
-            out.extend_from_slice(text);
+        let text = |out: &mut Vec<u8>, text: &T| {
+            let bytes = text.as_ref();
+            number(out, bytes.len() as i64);
+            out.extend_from_slice(bytes);
+            out.push(0);
         };
         text(&mut out, &self.program);
         for list in [&self.argv, &self.environment] {
@@ -347,9 +351,11 @@ impl Spec {
         }
         out
     }
+}
 
-    /// `None` for anything that [`encode`](Self::encode) would not have written.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+impl<'a> Spec<&'a CStr> {
+    /// `None` for anything that [`encode`](Spec::encode) would not have written.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let spec = Self {
             program: reader.text()?,
@@ -376,18 +382,18 @@ impl Spec {
 /// What is left to read.
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn number(&mut self) -> Option<i64> {
         let (number, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(i64::from_ne_bytes(*number))
     }
 
-    fn text(&mut self) -> Option<Vec<u8>> {
+    fn text(&mut self) -> Option<&'a CStr> {
         let len = usize::try_from(self.number()?).ok()?;
-        let (text, rest) = self.0.split_at_checked(len)?;
+        let (text, rest) = self.0.split_at_checked(len.checked_add(1)?)?;
         self.0 = rest;
-        (!text.contains(&0)).then(|| text.to_vec())
+        CStr::from_bytes_with_nul(text).ok()
     }
 
     fn list<T>(&mut self, item: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
@@ -401,7 +407,11 @@ impl Reader<'_> {
         if len > self.0.len() / 8 {
             return None;
         }
-        (0..len).map(|_| item(self)).collect()
+        let mut items = Vec::with_capacity(len);
+        for _ in 0..len {
+            items.push(item(self)?);
+        }
+        Some(items)
     }
 
     fn optional<T: TryFrom<i64>>(&mut self) -> Option<Option<T>> {
@@ -447,10 +457,22 @@ mod tests {
             oom_score_adj: Some(1000),
             rlimits: vec![(7, 10, u64::MAX)],
         };
-        for spec in [spec.clone(), Spec::default()] {
-            assert_eq!(Spec::decode(&spec.encode()), Some(spec));
-        }
+        let read = Spec {
+            program: c"/bin/sh",
+            argv: vec![c"sh", c""],
+            environment: vec![c"A=b"],
+            cwd: c"/",
+            uid: spec.uid,
+            gid: spec.gid,
+            groups: spec.groups.clone(),
+            nice: spec.nice,
+            oom_score_adj: spec.oom_score_adj,
+            rlimits: spec.rlimits.clone(),
+        };
         let bytes = spec.encode();
+        assert_eq!(Spec::decode(&bytes), Some(read));
+        let empty = Spec::<Vec<u8>>::default().encode();
+        assert_eq!(Spec::decode(&empty), Some(Spec::default()));
         for len in 0..bytes.len() {
             assert_eq!(Spec::decode(&bytes[..len]), None, "the first {len} bytes");
         }

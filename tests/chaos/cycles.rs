@@ -98,6 +98,21 @@ fn zombies_of(pid: u32) -> usize {
     stats.filter(Stat::is_dead).count()
 }
 
+/// Whether a guardian, where there is one, has made the keeper of the next worker, and every other keeper has its worker.
+fn is_idle() -> bool {
+    let own = Pidfd::open(std::process::id()).unwrap();
+    let below = descendants(&own).unwrap();
+    let named = |name: &'static str| {
+        below.iter().filter(move |member| {
+            let path = format!("/proc/{}/comm", member.stat.pid);
+            fs::read_to_string(path).is_ok_and(|found| found.trim_end() == name)
+        })
+    };
+    let has_child = |pid| below.iter().any(|member| member.stat.ppid == pid);
+    let waiting = named("snakepit-keeper").filter(|keeper| !has_child(keeper.stat.pid));
+    named("snakepit-guard").count() == 0 || waiting.count() == 1
+}
+
 /// Resident memory of the host and what is below it, in KiB.
 fn resident() -> u64 {
     let own = Pidfd::open(std::process::id()).unwrap();
@@ -115,6 +130,7 @@ fn resident() -> u64 {
 pub(crate) async fn run(host: &Host, count: usize) {
     // What is made once is made here: threads, arenas, the ledger's files.
     many(host, count / 10 + 2 * AT_A_TIME).await;
+    until("nothing is being made", async || is_idle()).await;
     // The blocking pool's threads are as many as happened to be busy at once, and leave after ten seconds.
     let before = Belongings {
         threads: u32::MAX,

@@ -59,7 +59,11 @@ fn a_child_of_the_guardian_that_is_killed_takes_its_worker_along_and_the_host_go
     helper_fails("keeper", few_rounds(), libc::SIGKILL, |round| {
         let guardian = round.guardian().unwrap();
         let below = descendants(&guardian).unwrap();
-        let child = below.iter().find(|member| member.stat.ppid == guardian.pid());
+        // One more may wait for the next worker.
+        let has_worker = |pid| below.iter().any(|member| member.stat.ppid == pid);
+        let child = below
+            .iter()
+            .find(|member| member.stat.ppid == guardian.pid() && has_worker(member.stat.pid));
         Pidfd::open(child.unwrap().stat.pid).unwrap()
     });
 }

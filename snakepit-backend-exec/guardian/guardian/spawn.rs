@@ -8,11 +8,18 @@ use crate::{
     keeper::{self, Kit},
     sys::{
         Forked,
-        constants::{EINVAL, EMFILE, ESRCH},
+        constants::{EINVAL, ESRCH},
     },
     wire::SPAWN_CGROUP,
-    worker::Parts,
 };
+
+/// A keeper that nobody has asked for yet.
+pub(super) struct Spare {
+    pub(super) keeper: Pid,
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    gate: OwnedFd,
+}
 
 impl Guardian {
     /// Starts a worker up to its gate. An id that is in use is ignored: an answer would be taken to be about the other.
@@ -21,7 +28,7 @@ impl Guardian {
             return;
         }
         let has_cgroup = message.a & SPAWN_CGROUP != 0;
-        match self.start_keeper(message, fds) {
+        match self.start_keeper(&message, &fds) {
             Ok(kept) => {
                 let keeper = kept.keeper;
                 let place = self
@@ -61,8 +68,7 @@ impl Guardian {
         let Some(fd) = fd else { return };
         let watched = sys::epoll_control(&self.epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, token);
         match (watched, &ward.kind) {
-            (Ok(()), Kind::Kept(_)) => wake_by(fd, self.own),
-            (Ok(()), Kind::Managed(_)) => {}
+            (Ok(()), _) => {}
             // Ended as one that died by itself.
             (Err(_), Kind::Kept(kept)) => kept.signal(SIGKILL),
             (Err(error), Kind::Managed(_)) => {
@@ -73,55 +79,73 @@ impl Guardian {
         }
     }
 
-    fn start_keeper(&mut self, message: Message<Request>, fds: Fds) -> Result<Kept, Failure> {
-        let protocol = |errno| Failure::new(Step::Protocol, errno);
+    /// Has a keeper start the worker: the one that was made ahead, if there is one.
+    fn start_keeper(&mut self, message: &Message<Request>, fds: &Fds) -> Result<Kept, Failure> {
+        // What was lost is not to be taken for what the host sent.
         if fds.are_truncated() {
-            return Err(protocol(EMFILE));
+            return Err(Failure::new(Step::Protocol, EMFILE));
         }
-        let (spec, standard, cgroup) = match message.a {
-            0 => {
-                let [spec, input, output, error] = fds.exactly().ok_or(protocol(EINVAL))?;
-                (spec, [input, output, error], None)
+        let spare = match self.spare.take() {
+            // It may have been killed meanwhile.
+            Some(spare) if packet::pass_on(&spare.control, message, fds)? => spare,
+            _ => {
+                let fresh = self.make_keeper()?;
+                // Where it is gone already, it has said why.
+                packet::pass_on(&fresh.control, message, fds)?;
+                fresh
             }
-            SPAWN_CGROUP => {
-                let [spec, input, output, error, cgroup] = fds.exactly().ok_or(protocol(EINVAL))?;
-                (spec, [input, output, error], Some(cgroup))
-            }
-            _ => return Err(protocol(EINVAL)),
         };
-        if self.level == Level::Cgroup && cgroup.is_none() {
-            return Err(Failure::new(Step::EnterCgroup, EINVAL));
-        }
-        let has_cgroup = cgroup.is_some();
+        Ok(Kept {
+            keeper: Some(spare.keeper),
+            control: Some(spare.control),
+            gate: Some(spare.gate),
+            keeper_pidfd: Some(spare.pidfd),
+            cgroup: if message.a & SPAWN_CGROUP == 0 {
+                Cgroup::None
+            } else {
+                Cgroup::Made
+            },
+            ..Kept::default()
+        })
+    }
+
+    fn make_keeper(&mut self) -> Result<Spare, Failure> {
         let (control, keepers_control) = sys::socket_pair().at(Step::Plumbing)?;
         let (workers_gate, gate) = sys::pipe().at(Step::Plumbing)?;
-        let parts = Parts {
-            spec,
-            standard,
-            gate: workers_gate,
-            cgroup,
-            descriptors: self.descriptors,
-        };
         match sys::fork(namespaces(self.level), KEEPER_EXIT).at(Step::Fork)? {
             Forked::Child => keeper::run(Kit {
-                id: message.id,
                 level: self.level,
                 host_grace: self.host_grace,
                 control: keepers_control,
-                parts,
+                gate: workers_gate,
+                descriptors: self.descriptors,
                 shared: self.shared.as_ref(),
                 host: &self.host_process,
                 signals: &self.signals,
                 sweep: &mut self.sweep,
             }),
-            Forked::Parent { pid, pidfd } => Ok(Kept {
-                keeper: Some(pid),
-                control: Some(control),
-                gate: Some(gate),
-                keeper_pidfd: Some(pidfd),
-                cgroup: if has_cgroup { Cgroup::Made } else { Cgroup::None },
-                ..Kept::default()
-            }),
+            Forked::Parent { pid, pidfd } => {
+                wake_by(&control, self.own);
+                Ok(Spare {
+                    keeper: pid,
+                    pidfd,
+                    control,
+                    gate,
+                })
+            }
+        }
+    }
+
+    /// Makes a keeper ahead of the next request, where one was used: a fork and its isolation are a good part of what a start
+    /// takes. Called when nothing else is to be done.
+    pub(super) fn make_spare(&mut self) {
+        if !self.wants_spare || self.host_is_gone {
+            return;
+        }
+        self.wants_spare = false;
+        if self.spare.is_none() {
+            // What went wrong is told to whoever asks for a worker, if it still does then.
+            self.spare = self.make_keeper().ok();
         }
     }
 

@@ -104,9 +104,10 @@ fn daemons_are_ended_with_their_worker_and_counted() {
                 let (_, ended) = guardian.ended(id);
                 assert_eq!((ended.a, ended.b), (by as i64, 2), "{level:?} {user:?}");
                 // Ended means that nothing is left.
-                let left = guardian.yard.processes().len();
-                let own = if level == Level::SharedNamespace { 2 } else { 1 };
-                assert_eq!(left, own, "{level:?} {user:?}");
+                let (left, keepers) = guardian.yard.workers_and_keepers();
+                assert!(left.is_empty(), "{level:?} {user:?}");
+                // The one that waits for the next worker.
+                assert!(keepers.len() <= 1, "{level:?} {user:?}: {keepers:?}");
             }
             guardian.leave();
         }
@@ -269,8 +270,10 @@ fn a_keeper_that_is_killed_takes_its_tree_with_it_and_nobody_else() {
         let (status, ended) = guardian.ended(2);
         assert_eq!((status, ended.a), (9, EndedBy::Kill as i64), "{level:?}");
         assert!(!is_ready(&other.worker, Duration::ZERO));
-        let own = if level == Level::SharedNamespace { 4 } else { 3 };
-        assert_eq!(guardian.yard.processes().len(), own, "{level:?}");
+        let (workers, keepers) = guardian.yard.workers_and_keepers();
+        assert_eq!(workers.len(), 1, "{level:?}");
+        // The one that waits for the next worker may be there.
+        assert!((1..=2).contains(&keepers.len()), "{level:?}: {keepers:?}");
         assert!(!guardian.yard.has_leaf(2));
         guardian.stop(1, 0);
         guardian.ended(1);

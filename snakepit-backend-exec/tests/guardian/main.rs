@@ -7,6 +7,7 @@ mod deaths;
 mod endings;
 mod gate;
 mod nonsense;
+mod spare;
 #[allow(dead_code, reason = "a part of it is spoken by these tests")]
 #[path = "../../src/wire.rs"]
 mod wire;

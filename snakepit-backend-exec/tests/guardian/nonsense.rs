@@ -194,6 +194,7 @@ fn random_packets_do_no_harm() {
         return;
     };
     guardian.script(1, "echo ready; exec sleep 1000");
+    guardian.assert_well();
     let before = descriptors(guardian.process.id());
     for _ in 0..3000 {
         let mut bytes = [0; LEN + 2];
@@ -313,7 +314,7 @@ fn without_descriptors_workers_are_refused_and_the_others_go_on() {
                 kind => panic!("{kind:?}"),
             }
         }
-        assert!(refused > 3);
+        assert!((1..16).contains(&refused), "{refused}");
         guardian.stop(1, 0);
         guardian.ended(1);
         guardian.leave();

@@ -119,6 +119,20 @@ impl Yard {
         }
     }
 
+    /// The living in it that are workers or were started by them, and the keepers.
+    pub(crate) fn workers_and_keepers(&self) -> (Vec<u32>, Vec<u32>) {
+        let (mut workers, mut keepers) = (Vec::new(), Vec::new());
+        for pid in self.processes() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            match name.trim_end() {
+                "snakepit-keeper" => keepers.push(pid),
+                name if name.starts_with("snakepit-") => {}
+                _ => workers.push(pid),
+            }
+        }
+        (workers, keepers)
+    }
+
     fn has_mark(&self, pid: u32) -> bool {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment

@@ -4,7 +4,7 @@ use std::{io, os::unix::fs::MetadataExt, sync::OnceLock};
 
 use rustix::fs::fstatfs;
 
-use super::{Pidfd, Stat, proc_dir::ProcDir, sys};
+use super::{Pidfd, Stat, proc_dir::is_gone, sys};
 
 /// `PID_FS_MAGIC` of `linux/magic.h`: the file system of pidfds since Linux 6.9.
 const PID_FS_MAGIC: rustix::fs::FsWord = 0x5049_4446;
@@ -166,15 +166,16 @@ impl ProcessIdentity {
 
 /// The state of the process behind a pidfd; `None` once it is reaped.
 pub(super) fn stat_of(pidfd: &Pidfd) -> io::Result<Option<Stat>> {
-    let Some(dir) = ProcDir::open(pidfd.pid())? else {
-        return Ok(None);
+    let stat = match Stat::read(pidfd.pid()) {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let stat = dir.stat()?;
-    // If ours still exists after the directory was opened, the directory is its own: a pid has one owner at
-    // a time. Signal 0 sends nothing; EPERM also says that it exists.
+    // If ours still exists after the file was read, the file is its own: a pid has one owner at a time. Signal 0 sends
+    // nothing; EPERM also says that it exists.
     match pidfd.signal(0) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-        _ => Ok(stat),
+        _ => Ok(Some(stat)),
     }
 }
 

@@ -50,6 +50,12 @@ impl Pidfd {
     /// `EINVAL` when it is no pidfd, `ESRCH` when its process was reaped or is not in our PID namespace; what reading
     /// `/proc` answers.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        // Where it says no, for whichever reason, the text says why.
+        if let Ok(pid) = sys::pid_of(fd.as_fd())
+            && pid > 0
+        {
+            return Ok(Self { fd, pid });
+        }
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
         let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;

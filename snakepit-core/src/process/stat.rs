@@ -1,6 +1,12 @@
 //! The state of a process as `/proc/PID/stat` tells it.
 
-use std::io;
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+/// Room for the text of a `stat` file: 52 fields of at most 20 digits, and a name.
+const LONGEST: usize = 2048;
 
 /// The fields of proc_pid_stat(5) that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +33,11 @@ impl Stat {
     /// # Errors
     /// `ENOENT` or `ESRCH` when there is none.
     pub fn read(pid: u32) -> io::Result<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat"))?)
+        let mut file = File::open(format!("/proc/{pid}/stat"))?;
+        let mut text = [0; LONGEST];
+        // The kernel gives all of it to one read that has the room.
+        let len = file.read(&mut text)?;
+        Self::parse(&text[..len])
     }
 
     /// Parses the text of a `stat` file. The name in it may contain anything, so the fields are counted from

@@ -60,6 +60,26 @@ struct PidfdInfo {
     exit_code: i32,
 }
 
+/// The pid of a process that was not reaped, in our PID namespace: `PIDFD_GET_INFO`, Linux 6.13.
+///
+/// # Errors
+/// `ENOTTY` or `EINVAL` on older kernels, and for what is no pidfd; `ESRCH` for a process that was reaped or is not in our
+/// PID namespace.
+pub(super) fn pid_of(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = PidfdInfo {
+        mask: u64::from(libc::PIDFD_INFO_PID),
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the request carries the size of the structure that `info` is, and `info` outlives the call.
+    let answer = unsafe { libc::ioctl(fd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of the thread, and of its process.
+    let [_, pid, ..] = info.ids;
+    Ok(pid)
+}
+
 /// The wait status of a process that has been reaped, by whomever: `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux
 /// 6.15. `None` while it is not reaped.
 ///
