@@ -22,7 +22,12 @@
 mod call;
 mod error;
 
-use std::{collections::BTreeMap, error::Error, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    error::Error,
+    fmt,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 pub use call::{ArgumentsError, HostCall};
@@ -100,11 +105,15 @@ impl HostFunctions {
             self.problems.push(format!(
                 "the host function {name:?} cannot be reached from Python: its name must be ASCII letters, digits and underscores, begin with a letter, and be no keyword"
             ));
-        } else if self.functions.contains_key(&name) {
-            self.problems
-                .push(format!("the host function {name:?} is registered twice"));
-        } else {
-            self.functions.insert(name, Arc::new(function));
+            return self;
+        }
+        match self.functions.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(Arc::new(function));
+            }
+            Entry::Occupied(taken) => self
+                .problems
+                .push(format!("the host function {:?} is registered twice", taken.key())),
         }
         self
     }
