@@ -28,7 +28,7 @@ class HostError(Exception):
     - ``"failed"``: it failed, or panicked
     - ``"bad_result"``: its result has no representation, or is too large
     - ``"cancelled"``: the host gave the call up, or the worker is leaving
-    - ``"deadline"``: the timeout or the deadline of the surrounding call passed
+    - ``"deadline"``: the timeout passed
     - ``"busy"``: the host refused it because too many were under way
     """
 
@@ -64,8 +64,8 @@ class HostFunction:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function and waits for its result, while other threads run.
 
-        It may take as long as the surrounding call still has. When that call is cancelled,
-        ``snakepit.Cancelled`` is raised out of here and the host stops the function.
+        When the surrounding call is cancelled, or its deadline passes, ``snakepit.Cancelled`` is raised out
+        of here and the host stops the function.
 
         Raises ``HostError`` when there is no result.
         """
@@ -81,7 +81,7 @@ class HostFunction:
         return await _host_aio.call(self._name, args, kwargs, self._timeout)
 
     def with_timeout(self, seconds: float) -> HostFunction:
-        """The function with a time of its own, unless the surrounding call has less left."""
+        """The function with a time of its own: ``HostError`` when it has passed."""
         if not seconds >= 0:
             raise ValueError(f"a timeout is a number of seconds from 0 on, not {seconds!r}")
         return HostFunction(self._name, seconds)

@@ -122,7 +122,7 @@ class HostCallTask:
 
     @property
     def left(self) -> float | None:
-        """The seconds it may still take."""
+        """The seconds to wait for it."""
 
     def finish(self) -> Any:
         """The result; a call that has none by now is past its deadline."""

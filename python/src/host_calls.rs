@@ -26,6 +26,14 @@ use waiter::Waiter;
 
 use crate::control::micros;
 
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    at: Instant,
+    /// It is the surrounding call's. The host cancels that call then, and so the code is told, here as anywhere else.
+    inherited: bool,
+}
+
 /// What became of a call.
 #[derive(Debug)]
 enum Outcome {
@@ -40,6 +48,8 @@ enum Stage {
     /// Waits for the stream, or for one of the calls under way to end.
     Waiting(HostCall),
     UnderWay,
+    /// The host has stopped it at the surrounding call's deadline, and cancels that call next.
+    Stopped,
     Done(Outcome),
 }
 
@@ -47,7 +57,7 @@ enum Stage {
 struct Call {
     /// The surrounding call.
     call_id: Option<u64>,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     waiter: Waiter,
     stage: Stage,
 }
@@ -153,11 +163,17 @@ impl HostCalls {
         let Some(call) = state.calls.get_mut(&response.id).filter(under_way) else {
             return;
         };
-        call.end(match response.outcome {
-            Some(Answer::Value(value)) => Outcome::Value(value),
-            Some(Answer::Error(error)) => Outcome::Failed(error),
-            None => Outcome::Failed(failure(Kind::Failed, "the host answered nothing")),
-        });
+        match response.outcome {
+            Some(Answer::Value(value)) => call.end(Outcome::Value(value)),
+            Some(Answer::Error(error)) if error.kind() == Kind::Deadline && call.inherits() => {
+                call.stage = Stage::Stopped;
+            }
+            Some(Answer::Error(error)) => call.end(Outcome::Failed(error)),
+            None => call.end(Outcome::Failed(failure(
+                Kind::Failed,
+                "the host answered nothing",
+            ))),
+        }
         state.under_way -= 1;
         state.wake_stream();
     }
@@ -202,7 +218,7 @@ impl HostCalls {
     fn begin(
         &self,
         mut request: HostCall,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
         waiter: impl FnOnce(u64) -> Waiter,
     ) -> Result<u64, HostError> {
         let mut state = self.lock();
@@ -232,7 +248,7 @@ impl HostCalls {
         }
         match state.calls.remove(&id)?.stage {
             Stage::Done(outcome) => Some(outcome),
-            Stage::Waiting(_) | Stage::UnderWay => None,
+            Stage::Waiting(_) | Stage::UnderWay | Stage::Stopped => None,
         }
     }
 
@@ -259,7 +275,7 @@ impl State {
             };
             match mem::replace(&mut call.stage, Stage::UnderWay) {
                 Stage::Waiting(mut request) => {
-                    let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+                    let left = |deadline: Deadline| deadline.at.saturating_duration_since(Instant::now());
                     request.deadline_us = call.deadline.map(|deadline| micros(left(deadline)));
                     self.under_way += 1;
                     return Some(Message::Call(request));
@@ -293,7 +309,7 @@ impl State {
                 match &call.stage {
                     Stage::Done(_) => continue,
                     Stage::UnderWay => under_way.push(id),
-                    Stage::Waiting(_) => {}
+                    Stage::Waiting(_) | Stage::Stopped => {}
                 }
                 call.end(Outcome::Cancelled);
             }
@@ -327,6 +343,10 @@ impl State {
 }
 
 impl Call {
+    fn inherits(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.inherited)
+    }
+
     fn end(&mut self, outcome: Outcome) {
         self.stage = Stage::Done(outcome);
         self.waiter.wake();

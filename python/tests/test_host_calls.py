@@ -128,6 +128,18 @@ def test_no_host_call_outlives_its_call_whenever_that_is_cancelled(
         assert desk.cancelled() == call.id
 
 
+def test_a_cancel_gives_the_host_call_up_while_somebody_holds_the_gil(worker: Worker, desk: Desk) -> None:
+    began = worker.begin("asks:ask_while_gil_is_held", "ask", 3)
+    call = desk.call()
+    time.sleep(0.5)
+    assert worker.cancel(began.call_id)
+    assert desk.cancelled() == call.id
+    assert not began.done()
+    with pytest.raises(CallFailed) as raised:
+        worker.finish(began)
+    assert raised.value.kind == "CANCELLED"
+
+
 def test_code_that_swallows_a_cancel_can_call_again(worker: Worker, desk: Desk) -> None:
     began = worker.begin("asks:swallow_then_ask", "ask")
     first = desk.call()
@@ -151,6 +163,28 @@ def test_a_timeout_is_an_error_and_the_host_is_told(worker: Worker, desk: Desk, 
     assert call.deadline_us <= 10_000_000
     desk.answer(call.id, 1)
     assert worker.finish(began) == 1
+
+
+@pytest.mark.parametrize("form", ["ask", "ask_async"])
+def test_the_deadline_of_the_call_arrives_as_its_cancel(worker: Worker, desk: Desk, form: str) -> None:
+    began = worker.begin(f"asks:{form}", "ask", deadline=0.3)
+    call = desk.call()
+    assert 0 < call.deadline_us <= 300_000
+    overdue = Worker.pb.HostError(kind=KIND.KIND_DEADLINE, message="too late")
+    desk.say(Worker.pb.HostResponse(id=call.id, error=overdue))
+    time.sleep(0.35)
+    assert worker.running() == began.call_id
+    assert worker.cancel(began.call_id)
+    with pytest.raises(CallFailed) as raised:
+        worker.finish(began)
+    assert raised.value.kind == "CANCELLED"
+    # A host that does not cancel is not waited for for ever.
+    failure = worker.failure(f"asks:{form}", "ask", deadline=0.3)
+    assert failure.kind == "RAISED"
+    assert "deadline" in failure.error.message
+    # The first, which the host had stopped, needed no cancel.
+    second = desk.call()
+    assert desk.cancelled() == second.id
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), -0.001])

@@ -15,7 +15,7 @@ use snakepit_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Outcome, failure,
+    Deadline, Outcome, failure,
     waiter::{Inbox, Parker, Waiter},
 };
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
     shared::Shared,
     slot::CallInfo,
 };
+
+/// How long the host has, after the deadline of a call, to cancel it.
+const CANCEL_COMES: Duration = Duration::from_secs(1);
 
 /// Adds the functions to the module.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -58,17 +61,17 @@ fn host_call<'py>(
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let prepared = Prepared::new(py, function, args, kwargs, timeout)?;
-    let deadline = prepared.deadline;
+    let until = prepared.until();
     let parker = Arc::new(Parker::default());
     let waiter = Waiter::Thread(Arc::clone(&parker));
     let call = prepared.begin(py, |_| waiter)?;
     loop {
-        py.detach(|| parker.wait(deadline));
+        py.detach(|| parker.wait(until));
         py.check_signals()?;
         if let Some(outcome) = call.take() {
             return finish(py, function, outcome);
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if until.is_some_and(|until| until <= Instant::now()) {
             return Err(overdue(py, function));
         }
     }
@@ -103,7 +106,7 @@ impl HostInbox {
 struct HostCallTask {
     function: String,
     call: Open,
-    deadline: Option<Instant>,
+    until: Option<Instant>,
 }
 
 #[pymethods]
@@ -114,11 +117,11 @@ impl HostCallTask {
         self.call.0
     }
 
-    /// The seconds it may still take.
+    /// The seconds to wait for it.
     #[getter]
     fn left(&self) -> Option<f64> {
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        self.deadline.map(|deadline| left(deadline).as_secs_f64())
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.until.map(|until| left(until).as_secs_f64())
     }
 
     /// The result; a call that has none by now is past its deadline.
@@ -146,13 +149,13 @@ fn host_begin<'py>(
     timeout: Option<f64>,
 ) -> PyResult<HostCallTask> {
     let prepared = Prepared::new(py, &function, args, kwargs, timeout)?;
-    let deadline = prepared.deadline;
+    let until = prepared.until();
     let inbox = Arc::clone(&inbox.get().0);
     let call = prepared.begin(py, |id| Waiter::Loop(inbox, id))?;
     Ok(HostCallTask {
         function,
         call,
-        deadline,
+        until,
     })
 }
 
@@ -161,7 +164,7 @@ struct Prepared<'a> {
     shared: &'static Shared,
     function: &'a str,
     request: HostCall,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 }
 
 impl<'a> Prepared<'a> {
@@ -202,7 +205,9 @@ impl<'a> Prepared<'a> {
         let surrounding = surrounding(shared);
         let timeout = timeout.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let own = own.map(|at| Deadline { at, inherited: false });
         let inherited = surrounding.as_ref().and_then(|call| call.deadline);
+        let inherited = inherited.map(|at| Deadline { at, inherited: true });
         let request = HostCall {
             id: 0,
             call_id: surrounding.map(|call| call.call_id),
@@ -215,7 +220,20 @@ impl<'a> Prepared<'a> {
             shared,
             function,
             request,
-            deadline: own.into_iter().chain(inherited).min(),
+            deadline: own
+                .into_iter()
+                .chain(inherited)
+                .min_by_key(|deadline| deadline.at),
+        })
+    }
+
+    /// How long to wait for the outcome.
+    fn until(&self) -> Option<Instant> {
+        let deadline = self.deadline?;
+        Some(if deadline.inherited {
+            deadline.at + CANCEL_COMES
+        } else {
+            deadline.at
         })
     }
 
