@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snakepit import _native
+from snakepit import _context, _native
 
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
@@ -69,7 +69,7 @@ class HostFunction:
 
         Raises ``HostError`` when there is no result.
         """
-        return _native.host_call(self._name, args, kwargs, self._timeout)
+        return _native.host_call(_context.place(), self._name, args, kwargs, self._timeout)
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """The same for ``async def`` functions: other tasks of the event loop run meanwhile.

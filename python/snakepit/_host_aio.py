@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from snakepit import _native
+from snakepit import _context, _native
 
 
 class _Answers:
@@ -42,7 +42,7 @@ async def call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any], tim
     task: _native.HostCallTask | None = None
     timer: asyncio.TimerHandle | None = None
     try:
-        task = _native.host_begin(answers.inbox, function, args, kwargs, timeout)
+        task = _native.host_begin(answers.inbox, _context.place(), function, args, kwargs, timeout)
         future = answers.waiting[task.number] = loop.create_future()
         if task.left is not None:
             timer = loop.call_later(task.left, wake, future)

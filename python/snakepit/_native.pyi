@@ -136,10 +136,17 @@ def host_functions() -> list[str]:
 def host_has(name: str) -> bool:
     """Whether the host has a function."""
 
-def host_call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
+def host_call(
+    place: int | None, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+) -> Any:
     """Calls a function of the host and waits for its result."""
 
 def host_begin(
-    inbox: HostInbox, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+    inbox: HostInbox,
+    place: int | None,
+    function: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    timeout: float | None,
 ) -> HostCallTask:
     """Calls a function of the host for an event loop."""

@@ -35,14 +35,14 @@ class TcpWorker(Worker):
         self.control = rpc.WorkerControlStub(channel)
 
 
-@pytest.fixture(params=["inherited", "unix", "tcp"])
+@pytest.fixture(params=["inherited", "unix", "tcp", "threads", "tasks"])
 def worker(
     request: pytest.FixtureRequest,
     inherited_worker: Callable[..., InheritedWorker],
     unix_worker: Callable[..., UnixWorker],
 ) -> Any:
-    """Every form of channel, hands shaken."""
-    if request.param == "inherited":
+    """Every form of channel and of running calls, hands shaken."""
+    if request.param in ("inherited", "threads", "tasks"):
         worker: Worker = inherited_worker(ready=False)
         assert isinstance(worker, InheritedWorker)
         worker.open_gate()
@@ -53,7 +53,9 @@ def worker(
     try:
         if isinstance(worker, TcpWorker):
             worker.connect()
-        worker.handshake(("asks",), host_functions=NAMES, host_calls=4)
+        threads = 4 if request.param == "threads" else 0
+        tasks = 4 if request.param == "tasks" else 0
+        worker.handshake(("asks",), host_functions=NAMES, host_calls=4, threads=threads, asyncio=tasks)
         assert worker.ready().WhichOneof("outcome") == "ready"
         yield worker
     finally:
@@ -306,6 +308,25 @@ def test_a_thread_that_outlives_its_call_is_not_cancelled_with_a_later_one(
     assert desk.cancelled() == in_call.id
     desk.answer(in_thread.id, None)
     assert desk.is_quiet()
+
+
+@pytest.mark.parametrize("form", ["ask", "ask_async", "ask_in_a_thread_async"])
+@pytest.mark.parametrize("worker", ["threads", "tasks"], indirect=True)
+def test_calls_that_run_side_by_side_are_told_apart(worker: Worker, desk: Desk, form: str) -> None:
+    first = worker.begin(f"asks:{form}", "ask", deadline=100.0)
+    second = worker.begin(f"asks:{form}", "score")
+    calls = {call.call_id: call for call in (desk.call(), desk.call())}
+    assert calls[first.call_id].function == "ask"
+    assert calls[first.call_id].HasField("deadline_us")
+    assert calls[second.call_id].function == "score"
+    assert not calls[second.call_id].HasField("deadline_us")
+    assert worker.cancel(first.call_id)
+    assert desk.cancelled() == calls[first.call_id].id
+    with pytest.raises(CallFailed) as raised:
+        worker.finish(first)
+    assert raised.value.kind == "CANCELLED"
+    desk.answer(calls[second.call_id].id, "second")
+    assert worker.finish(second) == "second"
 
 
 def test_names_are_looked_up_without_asking_the_host(worker: Worker, desk: Desk) -> None:

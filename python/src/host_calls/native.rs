@@ -21,8 +21,10 @@ use super::{
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
     native::shared,
+    place::Place,
     shared::Shared,
     slot::CallInfo,
+    sys,
 };
 
 /// How long the host has, after the deadline of a call, to cancel it.
@@ -55,12 +57,13 @@ fn host_has(name: &str) -> bool {
 #[pyfunction]
 fn host_call<'py>(
     py: Python<'py>,
+    place: Option<u64>,
     function: &str,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let prepared = Prepared::new(py, function, args, kwargs, timeout)?;
+    let prepared = Prepared::new(py, place, function, args, kwargs, timeout)?;
     let until = prepared.until();
     let parker = Arc::new(Parker::default());
     let waiter = Waiter::Thread(Arc::clone(&parker));
@@ -69,7 +72,7 @@ fn host_call<'py>(
         py.detach(|| parker.wait(until));
         py.check_signals()?;
         if let Some(outcome) = call.take() {
-            return finish(py, function, outcome);
+            return finish(py, place, function, outcome);
         }
         if until.is_some_and(|until| until <= Instant::now()) {
             return Err(overdue(py, function));
@@ -127,7 +130,7 @@ impl HostCallTask {
     /// The result; a call that has none by now is past its deadline.
     fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self.call.take() {
-            Some(outcome) => finish(py, &self.function, outcome),
+            Some(outcome) => finish(py, None, &self.function, outcome),
             None => Err(overdue(py, &self.function)),
         }
     }
@@ -143,12 +146,13 @@ impl HostCallTask {
 fn host_begin<'py>(
     py: Python<'py>,
     inbox: &Bound<'py, HostInbox>,
+    place: Option<u64>,
     function: String,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
     timeout: Option<f64>,
 ) -> PyResult<HostCallTask> {
-    let prepared = Prepared::new(py, &function, args, kwargs, timeout)?;
+    let prepared = Prepared::new(py, place, &function, args, kwargs, timeout)?;
     let until = prepared.until();
     let inbox = Arc::clone(&inbox.get().0);
     let call = prepared.begin(py, |id| Waiter::Loop(inbox, id))?;
@@ -170,6 +174,7 @@ struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     fn new(
         py: Python<'_>,
+        place: Option<u64>,
         function: &'a str,
         args: &Bound<'_, PyTuple>,
         kwargs: &Bound<'_, PyDict>,
@@ -202,7 +207,7 @@ impl<'a> Prepared<'a> {
             let message = format!("the arguments take {len} bytes, a host call can carry {MAX_HOST_VALUE}");
             return Err(raise(py, function, failure(Kind::BadArguments, message)));
         }
-        let surrounding = surrounding(shared);
+        let surrounding = surrounding(shared, shared.place(place));
         let timeout = timeout.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
         let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let own = own.map(|at| Deadline { at, inherited: false });
@@ -245,15 +250,13 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The call whose code asks: calls run on the main thread, whose number is the process's. Other threads are user code's own,
-/// and may outlive the call that started them.
-fn surrounding(shared: &Shared) -> Option<CallInfo> {
-    let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    if u32::try_from(thread).is_ok_and(|thread| thread == shared.identity.pid) {
-        shared.slot.current(shared.place(None)).map(|(call, _)| call)
-    } else {
-        None
+/// The call whose code asks. Where one runs at a time it runs on the main thread; other threads are user code's own and may
+/// outlive the call that started them. Where several run, code belongs to the call whose context it has.
+fn surrounding(shared: &Shared, place: Option<Place>) -> Option<CallInfo> {
+    if place.is_none() && !shared.slot.is_on_main_thread() {
+        return None;
     }
+    shared.slot.current(place).map(|(call, _)| call)
 }
 
 /// A call that was made. Dropped before its outcome is taken, it is given up.
@@ -278,7 +281,12 @@ impl Drop for Open {
     }
 }
 
-fn finish<'py>(py: Python<'py>, function: &str, outcome: Outcome) -> PyResult<Bound<'py, PyAny>> {
+fn finish<'py>(
+    py: Python<'py>,
+    place: Option<u64>,
+    function: &str,
+    outcome: Outcome,
+) -> PyResult<Bound<'py, PyAny>> {
     match outcome {
         Outcome::Value(value) => match Decoder::new(py, &value).single() {
             Ok(value) => Ok(value),
@@ -290,9 +298,11 @@ fn finish<'py>(py: Python<'py>, function: &str, outcome: Outcome) -> PyResult<Bo
         },
         Outcome::Failed(error) => Err(raise(py, function, error)),
         Outcome::Cancelled => {
-            // The signal is on its way or has interrupted the wait; its handler finds nothing left to do.
-            if let Some(shared) = shared() {
-                shared.slot.take_interrupt();
+            // What is on its way to interrupt the code finds nothing left to do.
+            if let Some(shared) = shared()
+                && shared.slot.take_cancel(shared.place(place))
+            {
+                sys::clear_exception(py);
             }
             let module = PyModule::import(py, "snakepit._cancel")?;
             let class = module.getattr(intern!(py, "Cancelled"))?;
