@@ -1,9 +1,11 @@
 //! Settings of a pool and the choices behind it.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
+use serde::{Serialize, de::DeserializeOwned};
 use snakepit_core::{
     event::Events,
+    host::{HostCall, HostFunctions},
     launch::{LaunchLimits, Launcher},
     ledger::Ledger,
     pool::{Overflow, Pool as CorePool, PoolSettings, PoolStartError, SettingsError},
@@ -40,6 +42,7 @@ pub struct PoolBuilder {
     pool: PoolSettings,
     concurrency: Concurrency,
     adapters: Vec<String>,
+    host_functions: HostFunctions,
     paths: Vec<PathBuf>,
     env: Vec<(OsString, OsString)>,
     env_remove: Vec<OsString>,
@@ -67,6 +70,7 @@ impl PoolBuilder {
             pool: PoolSettings::default(),
             concurrency: Concurrency::default(),
             adapters: Vec::new(),
+            host_functions: HostFunctions::new(),
             paths: Vec::new(),
             env: Vec::new(),
             env_remove: Vec::new(),
@@ -123,6 +127,49 @@ impl PoolBuilder {
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
     pub fn adapter(mut self, module: impl Into<String>) -> Self {
         self.adapters.push(module.into());
+        self
+    }
+
+    /// Adds a function that Python code in the workers calls as `snakepit.context.host.NAME(...)`: an async closure over its
+    /// positional arguments as a tuple, `()` for none. It runs in a task of its own, whose future is dropped when nobody
+    /// waits for it any more; see [`core::host`](snakepit_core::host).
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), snakepit::PoolError> {
+    /// let pool = snakepit::Pool::builder()
+    ///     .host_function("price_of", |(article,): (String,)| async move {
+    ///         match article.as_str() {
+    ///             "tea" => Ok(2.5),
+    ///             _ => Err(format!("no article is called {article}")),
+    ///         }
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn host_function<A, R, E, F, Fut>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        E: Into<Box<dyn Error + Send + Sync>>,
+        F: Fn(A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.host_functions = self.host_functions.with_function(name, function);
+        self
+    }
+
+    /// As [`host_function`](Self::host_function), for a closure over the call itself: its keyword arguments, its worker, its
+    /// deadline.
+    pub fn host_call_function<R, E, F, Fut>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        R: Serialize,
+        E: Into<Box<dyn Error + Send + Sync>>,
+        F: Fn(HostCall) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.host_functions = self.host_functions.with_call_function(name, function);
         self
     }
 
@@ -400,6 +447,7 @@ impl PoolBuilder {
         spec.env_remove = self.env_remove;
         (spec.cwd, spec.limits) = (self.cwd, self.limits);
         spec.adapters = self.adapters;
+        spec.host_functions = self.host_functions;
         spec.paths = self.paths;
         spec.channel = self.channel;
         spec.concurrency = self.concurrency;
@@ -462,6 +510,7 @@ impl PoolBuilder {
         ) {
             wrong.push("concurrency is zero: no call could ever run".to_owned());
         }
+        wrong.extend(self.host_functions.problems().iter().cloned());
         if wrong.is_empty() {
             Ok(())
         } else {

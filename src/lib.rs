@@ -17,6 +17,7 @@
 //! - [`Backend`] says what starts the workers; [`PoolBuilder::launcher`] takes one with settings of its own, and
 //!   [`PoolBuilder::limits`] their user, niceness, memory and other limits.
 //! - [`Pool::cleaned`] tells what an earlier run had left behind when it was killed, and that it is ended.
+//! - [`PoolBuilder::host_function`] makes a Rust closure callable from the Python code.
 //! - [`PythonEnv`] is the interpreter and the worker package that the workers run on.
 //! - [`Value`] is any Python value, for callers that do not know a result's type.
 //! - [`snakepit_core`], re-exported as [`core`], has everything beneath: supervision, launchers, the ledger, events.
@@ -39,6 +40,7 @@ pub use snakepit_backend_port as backend_port;
 pub use snakepit_core as core;
 pub use snakepit_core::{
     event::{Event, EventKind},
+    host::{ArgumentsError, HostCall},
     pool::{
         Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
         Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, Verdict, WorkerLost,
@@ -81,6 +83,7 @@ mod guide {
     page!(deadlines, "deadlines.md");
     #[cfg(feature = "backend-exec")]
     page!(exec_backend, "exec-backend.md");
+    page!(host_functions, "host-functions.md");
     page!(other_programs, "other-programs.md");
     page!(port_backend, "port-backend.md");
     page!(python_environment, "python-environment.md");

@@ -15,8 +15,8 @@ use snakepit::{
 };
 use snakepit_proto::v1::{
     AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
-    HandshakeRequest, HandshakeResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse,
-    ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse,
+    HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest, PingResponse, ReadyRequest,
+    ReadyResponse, ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse,
     call_response::Outcome,
     ready_response,
     worker_control_server::{WorkerControl, WorkerControlServer},
@@ -41,6 +41,7 @@ struct Foreign {
 #[async_trait]
 impl WorkerControl for Foreign {
     type EventsStream = Empty<Event>;
+    type HostStream = Empty<HostRequest>;
 
     async fn handshake(&self, _: Request<HandshakeRequest>) -> Result<Response<HandshakeResponse>, Status> {
         Ok(Response::new(HandshakeResponse {
@@ -75,6 +76,10 @@ impl WorkerControl for Foreign {
 
     async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Ok(Response::new(tokio_stream::empty()))
+    }
+
+    async fn host(&self, _: Request<Streaming<HostResponse>>) -> Result<Response<Self::HostStream>, Status> {
+        Err(Status::unimplemented("it does not have the capability"))
     }
 }
 

@@ -20,6 +20,13 @@ pub mod v1 {
 /// The protocol versions this build speaks, newest last. A handshake that shares none of them is refused.
 pub const PROTOCOL_VERSIONS: &[u32] = &[1];
 
+/// The largest arguments, and the largest result, of a call of a host function, in bytes. They share the control connection,
+/// where more would hold up pings and cancels for too long.
+pub const MAX_HOST_VALUE: usize = 64 << 20;
+
+/// The largest message of the `Host` stream, in bytes: a value, and what is around it (names, ids, an error's texts).
+pub const MAX_HOST_MESSAGE: usize = MAX_HOST_VALUE + (1 << 20);
+
 /// Names of environment variables that a host sets for its workers.
 pub mod env {
     /// 32 hex digits: the run that started this process. Inherited by everything a worker starts.

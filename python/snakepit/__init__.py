@@ -19,4 +19,31 @@ from snakepit._context import Context, context
 from snakepit._native import __version__
 from snakepit._registry import function, on_start, on_stop
 
-__all__ = ["Cancelled", "Context", "__version__", "context", "function", "on_start", "on_stop"]
+# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from snakepit._host import Host, HostError, HostFunction, UnknownHostFunction
+else:
+
+    def __getattr__(name):
+        """Imports what most workers never use when it is asked for."""
+        if name in ("Host", "HostError", "HostFunction", "UnknownHostFunction"):
+            from snakepit import _host
+
+            return getattr(_host, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "Cancelled",
+    "Context",
+    "Host",
+    "HostError",
+    "HostFunction",
+    "UnknownHostFunction",
+    "__version__",
+    "context",
+    "function",
+    "on_start",
+    "on_stop",
+]

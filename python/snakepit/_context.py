@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
 
+    from snakepit._host import Host
+
 
 def place() -> int | None:
     """Where the native side keeps the present context's call; ``None`` while one call runs at a time."""
@@ -16,7 +18,7 @@ def place() -> int | None:
 
 
 class Context:
-    """The current call. Every attribute raises ``RuntimeError`` outside of one."""
+    """The current call. Every attribute but ``host`` raises ``RuntimeError`` outside of one."""
 
     __slots__ = ()
 
@@ -61,6 +63,13 @@ class Context:
         import logging
 
         return logging.getLogger(f"snakepit.call.{self.function.replace(':', '.')}")
+
+    @property
+    def host(self) -> Host:
+        """The functions that the host has registered; there outside of calls too, in hooks and threads."""
+        from snakepit._host import host
+
+        return host
 
     def __repr__(self) -> str:
         """Shows the call, or that there is none; never raises."""

@@ -103,3 +103,50 @@ def encode(value: object) -> bytes:
 
 def decode(data: bytes) -> object:
     """The value of a MessagePack form; ``ValueError`` with the path to what is wrong."""
+
+class HostInbox:
+    """Where an event loop finds which of its calls of host functions have an outcome."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there is something to take."""
+
+    def take(self) -> list[int]:
+        """The numbers of those calls."""
+
+class HostCallTask:
+    """A call that an event loop waits for; given up when it is collected before it is finished."""
+
+    @property
+    def number(self) -> int:
+        """The number by which an inbox names it."""
+
+    @property
+    def left(self) -> float | None:
+        """The seconds to wait for it."""
+
+    def finish(self) -> Any:
+        """The result; a call that has none by now is past its deadline."""
+
+    def abandon(self) -> None:
+        """Gives the call up, unless it is finished."""
+
+def host_functions() -> list[str]:
+    """The names of the host's functions, in order."""
+
+def host_has(name: str) -> bool:
+    """Whether the host has a function."""
+
+def host_call(
+    place: int | None, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
+) -> Any:
+    """Calls a function of the host and waits for its result."""
+
+def host_begin(
+    inbox: HostInbox,
+    place: int | None,
+    function: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    timeout: float | None,
+) -> HostCallTask:
+    """Calls a function of the host for an event loop."""

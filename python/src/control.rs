@@ -11,22 +11,23 @@ use snakepit_proto::{
     PROTOCOL_VERSIONS,
     v1::{
         CancelRequest, CancelResponse, Event, EventsRequest, HandshakeRequest, HandshakeResponse,
-        PingRequest, PingResponse, ReadyRequest, ReadyResponse, ShutdownRequest, ShutdownResponse,
-        ready_response, worker_control_server::WorkerControl,
+        HostResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse, ShutdownRequest,
+        ShutdownResponse, ready_response, worker_control_server::WorkerControl,
     },
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     concurrency::Concurrency,
+    host_calls::Requests,
     shared::{Command, EXIT_LOST, Shared},
     tree::OrphanReaper,
 };
 
 /// What a worker can do beyond calls.
-const CAPABILITIES: [&str; 3] = ["cancel", "stream", "events"];
+const CAPABILITIES: [&str; 4] = ["cancel", "stream", "events", "host"];
 /// Events between the buffer and the connection; the buffer behind it is what absorbs bursts.
 const EVENTS_UNDER_WAY: usize = 16;
 
@@ -69,6 +70,9 @@ impl WorkerControl for Control {
             concurrency = self.shared.settle_concurrency(Concurrency::asked(&request));
             self.shared.set_log_level(request.log_level);
             self.shared.events.expect_host();
+            self.shared
+                .host_calls
+                .expect(request.host_functions, request.host_calls);
             self.shared.expect_prepared();
             let command = Command::Prepare {
                 adapters: request.adapters,
@@ -136,7 +140,12 @@ impl WorkerControl for Control {
             call_id,
             only_waiting,
         } = request.into_inner();
+        let so_far = self.shared.host_calls.so_far();
         let was_running = self.shared.slot.cancel(call_id, only_waiting);
+        if !only_waiting {
+            // After the signal, which is what interrupts the code that waits for the host.
+            self.shared.host_calls.cancel(call_id, so_far);
+        }
         Ok(Response::new(CancelResponse { was_running }))
     }
 
@@ -168,6 +177,26 @@ impl WorkerControl for Control {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type HostStream = Requests;
+
+    async fn host(
+        &self,
+        request: Request<Streaming<HostResponse>>,
+    ) -> Result<Response<Self::HostStream>, Status> {
+        let shared = Arc::clone(&self.shared);
+        let number = shared.host_calls.open();
+        let requests = Requests::new(Arc::clone(&shared), number);
+        let mut answers = request.into_inner();
+        tokio::spawn(async move {
+            // Whether it ended in order or not, nothing more will come.
+            while let Ok(Some(answer)) = answers.message().await {
+                shared.host_calls.answer(number, answer);
+            }
+            shared.host_calls.lost(number);
+        });
+        Ok(Response::new(requests))
     }
 }
 

@@ -158,7 +158,9 @@ async fn bound_the_end(shared: Arc<Shared>) {
         .await
         .is_err()
     {
+        let so_far = shared.host_calls.so_far();
         shared.slot.cancel_running();
+        shared.host_calls.cancel_running(so_far);
         if timeout(CANCEL_GRACE, shared.slot.idle()).await.is_err() {
             eprintln!("snakepit: a running call did not stop within {CANCEL_GRACE:?} of its cancel");
             shared.leave(EXIT_FORCED);

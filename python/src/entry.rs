@@ -136,6 +136,7 @@ pub(crate) fn serve(
     drop(signals);
     py.detach(move || {
         shared.events.close();
+        shared.host_calls.close();
         shared.finished.send_replace(true);
         // The connections bound their own flush; leaving is what matters.
         let _ = control.flushed.recv_timeout(http::FLUSH_LIMIT * 3);

@@ -21,6 +21,7 @@ mod data;
 mod entry;
 mod events;
 mod host;
+mod host_calls;
 mod inherited;
 mod jobs;
 mod lenient;
@@ -46,5 +47,6 @@ fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("CANCEL_SIGNAL", sys::cancel_signal())?;
     module.add_function(wrap_pyfunction!(entry::serve, module)?)?;
-    native::register(module)
+    native::register(module)?;
+    host_calls::register(module)
 }

@@ -4,8 +4,9 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::OnceLock};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use snakepit_proto::v1::{
-    FILE_DESCRIPTOR_SET, worker_control_server::WorkerControlServer, worker_server::WorkerServer,
+use snakepit_proto::{
+    MAX_HOST_MESSAGE,
+    v1::{FILE_DESCRIPTOR_SET, worker_control_server::WorkerControlServer, worker_server::WorkerServer},
 };
 use tonic::{Status, body::Body};
 use tonic_health::{
@@ -56,7 +57,7 @@ impl Router {
         let health = HealthServer::new(HealthService::from_health_reporter(health));
         self.routes.push((
             "/snakepit.worker.v1.WorkerControl/",
-            route(WorkerControlServer::new(control)),
+            route(WorkerControlServer::new(control).max_decoding_message_size(MAX_HOST_MESSAGE)),
         ));
         self.routes.push(("/grpc.health.v1.Health/", route(health)));
         self.routes

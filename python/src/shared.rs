@@ -15,7 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{concurrency::Concurrency, events::Events, place::Place, slot::Slot, sys, sys::MainThread, tree};
+use crate::{
+    concurrency::Concurrency, events::Events, host_calls::HostCalls, place::Place, slot::Slot, sys,
+    sys::MainThread, tree,
+};
 
 /// Exit status of a worker that lost its host or its channel.
 pub(crate) const EXIT_LOST: i32 = 1;
@@ -63,6 +66,7 @@ pub(crate) struct Shared {
     /// How many calls run at the same time; known from the first host's handshake on, or from the first call.
     pub(crate) concurrency: watch::Sender<Option<Concurrency>>,
     pub(crate) events: Events,
+    pub(crate) host_calls: HostCalls,
     pub(crate) prepared: watch::Sender<Option<Arc<Prepared>>>,
     pub(crate) shutdown: watch::Sender<Option<Shutdown>>,
     /// The main thread has run the stop hooks and waits for the connections to be flushed.
@@ -84,6 +88,7 @@ impl Shared {
             slot: Slot::new(MainThread::current()),
             concurrency: watch::Sender::new(None),
             events: Events::new(identity.inherited),
+            host_calls: HostCalls::new(),
             identity,
             prepared: watch::Sender::new(None),
             shutdown: watch::Sender::new(None),

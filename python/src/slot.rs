@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     place::{Place, Runner},
-    sys::{Journal, MainThread},
+    sys::{self, Journal, MainThread},
 };
 
 /// How many finished call ids are remembered, so that a late cancel is told from an early one.
@@ -57,6 +57,8 @@ struct Current {
     pending: bool,
     /// An exception was left with the thread, to be raised there at its next step.
     exception_set: bool,
+    /// The code was told of the last cancel by what it waited for.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -215,6 +217,7 @@ impl Slot {
             cancel_requested: false,
             pending: false,
             exception_set: false,
+            told: false,
         });
         Ok(place)
     }
@@ -329,6 +332,7 @@ impl Slot {
     /// arrives late finds the flag gone and does nothing.
     fn interrupt(&self, current: &mut Current) {
         current.cancel_requested = true;
+        current.told = false;
         if current.in_python {
             current.pending = true;
             self.main.interrupt();
@@ -342,6 +346,31 @@ impl Slot {
             .currents()
             .find(|current| current.runner == Runner::Main)
             .is_some_and(|current| current.in_python && std::mem::take(&mut current.pending))
+    }
+
+    /// The thread that runs a call has learnt of its cancel by itself, and is interrupted no more by that one. True when an
+    /// exception is left with the thread.
+    pub(crate) fn take_cancel(&self, place: Option<Place>) -> bool {
+        let thread = sys::this_thread();
+        let mut state = self.lock();
+        let current = match place {
+            Some(place) => state.at(place),
+            None => state.currents().next(),
+        };
+        let runs_here = |current: &&mut Current| match current.runner {
+            Runner::Thread(runner) => runner == thread,
+            Runner::Main | Runner::Task => self.main.is_current(),
+        };
+        current.filter(runs_here).is_some_and(|current| {
+            current.pending = false;
+            current.told = true;
+            std::mem::take(&mut current.exception_set)
+        })
+    }
+
+    /// Whether this is the thread that runs calls where one runs at a time.
+    pub(crate) fn is_on_main_thread(&self) -> bool {
+        self.main.is_current()
     }
 
     /// Asked by the signal's Python handler: which other calls are to be interrupted, and what runs them?
@@ -365,6 +394,7 @@ impl Slot {
         if let Some(current) = state.at(place)
             && let Runner::Thread(thread) = current.runner
             && current.in_python
+            && !current.told
         {
             current.exception_set = true;
             // Under the lock, so that the call cannot end in between.

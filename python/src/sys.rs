@@ -33,6 +33,11 @@ impl MainThread {
         Self(unsafe { libc::pthread_self() })
     }
 
+    /// Whether the calling thread is it.
+    pub(crate) fn is_current(self) -> bool {
+        self.0 == this_thread()
+    }
+
     /// Sends it the cancel signal, which makes blocking system calls return and Python run its handler.
     pub(crate) fn interrupt(self) {
         // SAFETY: the main thread ends only together with the process, so its id stays valid.

@@ -199,6 +199,8 @@ class Worker:
         log_level: int = 0,
         threads: int = 0,
         asyncio: int = 0,
+        host_functions: tuple[str, ...] = (),
+        host_calls: int = 8,
     ) -> Any:
         kinds = pb.HandshakeRequest.ConcurrencyKind
         kind = "THREADS" if threads else "ASYNCIO" if asyncio else "UNSPECIFIED"
@@ -213,6 +215,8 @@ class Worker:
                 log_level=log_level,
                 concurrency=threads or asyncio or 1,
                 concurrency_kind=kinds.Value(f"CONCURRENCY_KIND_{kind}"),
+                host_functions=host_functions,
+                host_calls=host_calls,
             ),
             timeout=10,
         )
@@ -273,6 +277,63 @@ class Stream:
                 self.grant(1)
         except StopIteration:
             return
+
+
+class Desk:
+    """The host's side of host calls, answered by the test."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.rpc = worker.control.Host(iter(self._answers.get, None))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for request in self.rpc:
+                self._requests.put(request)
+        except grpc.RpcError:
+            pass
+        self._requests.put(None)
+
+    def request(self) -> Any:
+        """The next message, or ``None`` at the end."""
+        return self._requests.get(timeout=20)
+
+    def call(self) -> Any:
+        """The next message, which must be a call."""
+        request = self.request()
+        assert request is not None
+        assert request.WhichOneof("message") == "call", request
+        return request.call
+
+    def cancelled(self) -> int:
+        """The next message, which must be a cancel."""
+        request = self.request()
+        assert request is not None
+        assert request.WhichOneof("message") == "cancel", request
+        return int(request.cancel)
+
+    def is_quiet(self) -> bool:
+        """Whether no message has come."""
+        return self._requests.empty()
+
+    def answer(self, call: int, value: object) -> None:
+        """Answers a call."""
+        self.say(pb.HostResponse(id=call, value=_native.encode(value)))
+
+    def say(self, response: Any) -> None:
+        """Sends a message, whatever it is."""
+        self._answers.put(response)
+
+    def end(self) -> None:
+        """Ends the stream as a host does that has nothing more to say."""
+        self._answers.put(None)
+
+    def drop(self) -> None:
+        """Resets the stream."""
+        self.rpc.cancel()
+        self._answers.put(None)
 
 
 class UnixWorker(Worker):

@@ -18,6 +18,7 @@
 //! - [`rpc`]: the protocol seen from the host, and the codec of values.
 //! - [`process`]: what an operating system process is to us.
 //! - [`launch`], [`ledger`]: the seams to backends and to the registry.
+//! - [`host`]: functions of the host that Python code can call.
 //! - [`event`]: every state change as one typed stream.
 //! - [`testing`]: fakes, to test a service without Python.
 //!
@@ -29,6 +30,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod event;
+pub mod host;
 pub mod id;
 pub mod launch;
 pub mod ledger;

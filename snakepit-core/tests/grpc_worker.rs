@@ -4,6 +4,8 @@
 
 #[path = "grpc_worker/fake.rs"]
 mod fake;
+#[path = "grpc_worker/host_calls.rs"]
+mod host_calls;
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -2,6 +2,7 @@
 
 mod client;
 mod end;
+mod host;
 mod monitor;
 mod output;
 mod start;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::{Concurrency, Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
 use crate::{
     event::Events,
+    host::HostFunctions,
     id::{RunId, SlotId, WorkerId},
     launch::{LaunchLimits, LaunchedProcess, Launcher},
     ledger::Ledger,
@@ -105,6 +107,8 @@ pub struct GrpcWorkerSpec {
     pub heartbeat: Heartbeat,
     /// Python logging records below this level are not sent. Default 20, `INFO`.
     pub log_level: u32,
+    /// Functions that the workers' code can call. Default none.
+    pub host_functions: HostFunctions,
 }
 
 impl GrpcWorkerSpec {
@@ -133,6 +137,7 @@ impl GrpcWorkerSpec {
             start_deadline: Duration::from_secs(30),
             heartbeat: Heartbeat::default(),
             log_level: 20,
+            host_functions: HostFunctions::new(),
         }
     }
 }

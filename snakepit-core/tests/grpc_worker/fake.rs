@@ -26,12 +26,16 @@ use snakepit_core::{
 };
 use snakepit_proto::v1::{
     AdapterReport, CallError, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
-    HandshakeRequest, HandshakeResponse, PingRequest, PingResponse, ReadyRequest, ReadyResponse,
-    ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse, ready_response,
+    HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest, PingResponse, ReadyRequest,
+    ReadyResponse, ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse, ready_response,
     worker_control_server::{WorkerControl, WorkerControlServer},
     worker_server::{Worker, WorkerServer},
 };
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
 
@@ -52,6 +56,15 @@ pub(crate) enum Fault {
     Mute,
     /// The worker answers the first pings with an error, and then none.
     MuteAfterErrors,
+    /// The worker does not have the capability "host".
+    Hostless,
+}
+
+/// The worker's half of a stream of host calls.
+#[derive(Debug)]
+pub(crate) struct HostStream {
+    pub(crate) requests: mpsc::UnboundedSender<Result<HostRequest, Status>>,
+    pub(crate) responses: Streaming<HostResponse>,
 }
 
 /// What a test and its fakes share.
@@ -63,6 +76,10 @@ pub(crate) struct Stage {
     done: Mutex<Vec<&'static str>>,
     pub(crate) pings: Mutex<u32>,
     pub(crate) ready: AtomicBool,
+    /// What the host said when it shook hands.
+    pub(crate) handshake: Mutex<Option<HandshakeRequest>>,
+    /// The worker's half of the stream of host calls, once the host has opened it.
+    pub(crate) host: Mutex<Option<HostStream>>,
     memory: MemoryLedger,
 }
 
@@ -120,7 +137,7 @@ impl Stage {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -339,12 +356,22 @@ type Nothing<T> = tokio_stream::Pending<Result<T, Status>>;
 #[async_trait]
 impl WorkerControl for Served {
     type EventsStream = Nothing<Event>;
+    type HostStream = UnboundedReceiverStream<Result<HostRequest, Status>>;
 
-    async fn handshake(&self, _: Request<HandshakeRequest>) -> Result<Response<HandshakeResponse>, Status> {
+    async fn handshake(
+        &self,
+        request: Request<HandshakeRequest>,
+    ) -> Result<Response<HandshakeResponse>, Status> {
+        *lock(&self.0.handshake) = Some(request.into_inner());
         let fits = !self.0.has(Fault::Handshake);
         Ok(Response::new(HandshakeResponse {
             protocol_version: u32::from(fits),
             protocol_versions: vec![if fits { 1 } else { 99 }],
+            capabilities: if self.0.has(Fault::Hostless) {
+                vec![]
+            } else {
+                vec!["host".into()]
+            },
             ..HandshakeResponse::default()
         }))
     }
@@ -387,6 +414,16 @@ impl WorkerControl for Served {
 
     async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Ok(Response::new(tokio_stream::pending()))
+    }
+
+    async fn host(
+        &self,
+        request: Request<Streaming<HostResponse>>,
+    ) -> Result<Response<Self::HostStream>, Status> {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let responses = request.into_inner();
+        *lock(&self.0.host) = Some(HostStream { requests, responses });
+        Ok(Response::new(UnboundedReceiverStream::new(receiver)))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A dying process closes its sockets a moment before its exit can be seen.
-const EXIT_FOLLOWS_EOF: Duration = Duration::from_millis(250);
+pub(super) const EXIT_FOLLOWS_EOF: Duration = Duration::from_millis(250);
 /// How long to wait for the end of standard error once the process is gone; a grandchild may hold it open.
 const STDERR_FOLLOWS_EXIT: Duration = Duration::from_millis(50);
 

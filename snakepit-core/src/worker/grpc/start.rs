@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
     client::{self, Control, GrpcClient},
-    monitor,
+    host, monitor,
     output::{self, StderrTail},
 };
 use crate::{
@@ -174,10 +174,11 @@ async fn steps(
     let control = client::control(control);
 
     progress.phase = StartPhase::Handshake;
-    let Agreed {
-        concurrency,
-        keeps_journal,
-    } = or_exit(&process, handshake(spec, id, control.clone())).await?;
+    let agreed = or_exit(&process, handshake(spec, id, control.clone())).await?;
+    let serving = (agreed.calls_host && !spec.host_functions.is_empty()).then(|| {
+        let functions = spec.host_functions.clone();
+        host::serve(functions, id, Arc::clone(&process), control.clone())
+    });
     progress.phase = StartPhase::Import;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     or_exit(&process, ready(control.clone())).await?;
@@ -192,14 +193,17 @@ async fn steps(
         process,
         client,
         control,
-        concurrency,
+        concurrency: agreed.concurrency,
         // Of calls that run side by side more may begin than it has entries.
-        journal: (keeps_journal && concurrency == 1).then_some(journal),
+        journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
         stderr,
         condemned: watch::Sender::new(None),
         down: watch::Sender::new(None),
         ending: Mutex::new(None),
     });
+    if let (Some(serving), [.., control]) = (serving, &connections[..]) {
+        host::watch(serving, &live, control.clone());
+    }
     monitor::spawn(&live, connections);
     Ok(Arc::new(GrpcWorker { live }))
 }
@@ -287,6 +291,7 @@ where
 struct Agreed {
     concurrency: usize,
     keeps_journal: bool,
+    calls_host: bool,
 }
 
 /// Shakes hands.
@@ -306,6 +311,8 @@ async fn handshake(
         log_level: spec.log_level,
         concurrency: asked,
         concurrency_kind: kind.into(),
+        host_functions: spec.host_functions.names().map(str::to_owned).collect(),
+        host_calls: host::UNDER_WAY as u32,
     };
     let answer = control
         .handshake(request)
@@ -317,9 +324,11 @@ async fn handshake(
         if concurrency < asked as usize {
             tracing::warn!(worker = %id, asked, concurrency, "the worker runs fewer calls at the same time than it was asked to");
         }
+        let has = |name| answer.capabilities.iter().any(|ability| ability == name);
         Ok(Agreed {
             concurrency,
-            keeps_journal: answer.capabilities.iter().any(|ability| ability == "journal"),
+            keeps_journal: has("journal"),
+            calls_host: has("host"),
         })
     } else {
         let theirs = answer.protocol_versions;
