@@ -138,6 +138,11 @@ impl PoolBuilder {
         Self { concurrency, ..self }
     }
 
+    /// How many calls each worker will run at the same time.
+    pub fn worker_concurrency(&self) -> Concurrency {
+        self.concurrency
+    }
+
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
     pub fn adapter(mut self, module: impl Into<String>) -> Self {
         self.adapters.push(module.into());
