@@ -1,5 +1,7 @@
 //! Settings of a pool and the choices behind it.
 
+mod environment;
+
 use std::{error::Error, ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,10 +12,16 @@ use snakepit_core::{
     ledger::Ledger,
     pool::{Overflow, Pool as CorePool, PoolSettings, PoolStartError, SettingsError},
     supervision::{MetricsCollector, ResourceFactory, Shutdown},
-    worker::{ChannelSpec, Concurrency, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
+    worker::{Affinity, ChannelSpec, Concurrency, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat},
 };
 
-use crate::{Backend, BackendError, Pool, PythonEnv, python_env::PythonEnvError, record::Record};
+use crate::{
+    Backend, BackendError, Pool, PythonEnv,
+    python_env::{PythonEnvBuilder, PythonEnvError, THREADS},
+    record::Record,
+};
+
+pub(crate) use environment::{Environment, Variable};
 
 /// Why a pool did not start; nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -38,29 +46,38 @@ pub enum StartError {
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct PoolBuilder {
-    name: String,
-    pool: PoolSettings,
-    concurrency: Concurrency,
-    adapters: Vec<String>,
-    host_functions: HostFunctions,
-    paths: Vec<PathBuf>,
-    env: Vec<(OsString, OsString)>,
-    env_remove: Vec<OsString>,
-    cwd: Option<PathBuf>,
-    limits: LaunchLimits,
-    python: Option<PythonEnv>,
-    program: Option<(PathBuf, Vec<OsString>)>,
-    channel: ChannelSpec,
-    backend: Option<Backend>,
-    launcher: Option<Arc<dyn Launcher>>,
-    ledger: Option<Arc<dyn Ledger>>,
+    pub(crate) name: String,
+    pub(crate) pool: PoolSettings,
+    pub(crate) concurrency: Concurrency,
+    pub(crate) adapters: Vec<String>,
+    pub(crate) host_functions: HostFunctions,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) environment: Environment,
+    pub(crate) env_remove: Vec<OsString>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) limits: LaunchLimits,
+    pub(crate) python: Python,
+    pub(crate) program: Option<(PathBuf, Vec<OsString>)>,
+    pub(crate) channel: ChannelSpec,
+    pub(crate) backend: Option<Backend>,
+    pub(crate) launcher: Option<Arc<dyn Launcher>>,
+    pub(crate) ledger: Option<Arc<dyn Ledger>>,
     #[cfg(feature = "registry")]
-    registry: Option<snakepit_registry::Settings>,
-    resources: Vec<Arc<dyn ResourceFactory>>,
-    metrics: bool,
-    start_deadline: Option<Duration>,
-    heartbeat: Option<Heartbeat>,
-    log_level: Option<u32>,
+    pub(crate) registry: Option<snakepit_registry::Settings>,
+    pub(crate) resources: Vec<Arc<dyn ResourceFactory>>,
+    pub(crate) metrics: bool,
+    pub(crate) start_deadline: Duration,
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) log_level: u32,
+}
+
+/// The Python environment of a pool.
+#[derive(Clone, Debug)]
+pub(crate) enum Python {
+    /// One that is there.
+    Is(PythonEnv),
+    /// One that is found or made when the pool starts.
+    WillBe(PythonEnvBuilder),
 }
 
 impl PoolBuilder {
@@ -72,11 +89,11 @@ impl PoolBuilder {
             adapters: Vec::new(),
             host_functions: HostFunctions::new(),
             paths: Vec::new(),
-            env: Vec::new(),
+            environment: Environment::default(),
             env_remove: Vec::new(),
             cwd: None,
             limits: LaunchLimits::default(),
-            python: None,
+            python: Python::WillBe(PythonEnv::builder()),
             program: None,
             channel: ChannelSpec::default(),
             backend: None,
@@ -86,9 +103,9 @@ impl PoolBuilder {
             registry: Some(snakepit_registry::Settings::new()),
             resources: Vec::new(),
             metrics: true,
-            start_deadline: None,
-            heartbeat: None,
-            log_level: None,
+            start_deadline: GrpcWorkerSpec::START_DEADLINE,
+            heartbeat: Heartbeat::default(),
+            log_level: GrpcWorkerSpec::LOG_LEVEL,
         }
     }
 
@@ -100,7 +117,8 @@ impl PoolBuilder {
         }
     }
 
-    /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use.
+    /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use, by affinity and by cgroup quota
+    /// (rounded down); see [`PoolSettings::workers`].
     pub fn workers(self, workers: usize) -> Self {
         self.with(|pool| pool.workers = workers)
     }
@@ -122,6 +140,11 @@ impl PoolBuilder {
     /// one, which costs the least. A worker takes as many as it says it can, which for other programs than ours may be fewer.
     pub fn concurrency(self, concurrency: Concurrency) -> Self {
         Self { concurrency, ..self }
+    }
+
+    /// How many calls each worker will run at the same time.
+    pub fn worker_concurrency(&self) -> Concurrency {
+        self.concurrency
     }
 
     /// Adds a Python module that is imported before a worker is ready; its functions can be called by bare name.
@@ -181,7 +204,30 @@ impl PoolBuilder {
 
     /// Sets a variable in the workers' environment.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), value.into()));
+        let variable = (name.into(), Variable::Literal(value.into()));
+        self.environment.variables.push(variable);
+        self
+    }
+
+    /// Sets a variable in the workers' environment to a [`Template`](snakepit_core::worker::Template), as in
+    /// `/var/log/model-{slot}.log`: it is filled in for each worker. Of two variables with one name the later wins.
+    pub fn env_template(mut self, name: impl Into<OsString>, template: impl Into<String>) -> Self {
+        let variable = (name.into(), Variable::Template(template.into()));
+        self.environment.variables.push(variable);
+        self
+    }
+
+    /// Devices that the worker slots take in turn: slot 0 the first, and so around. A worker finds its own in
+    /// `CUDA_VISIBLE_DEVICES`, and a [template](Self::env_template) names it `{device}`, as for `HIP_VISIBLE_DEVICES`. A
+    /// device may be several, `0,1`. Default: none, and the variable is the host's.
+    pub fn devices<D: Into<String>>(mut self, devices: impl IntoIterator<Item = D>) -> Self {
+        self.environment.devices = devices.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The cores that each worker may run on. Default: those of the host.
+    pub fn affinity(mut self, affinity: Affinity) -> Self {
+        self.environment.affinity = affinity;
         self
     }
 
@@ -208,7 +254,15 @@ impl PoolBuilder {
     /// The Python environment. Default: [`PythonEnv::discover`], when the pool starts.
     pub fn python(self, python: PythonEnv) -> Self {
         Self {
-            python: Some(python),
+            python: Python::Is(python),
+            ..self
+        }
+    }
+
+    /// A Python environment that is found or made when the pool starts, on a thread that may block.
+    pub fn python_builder(self, python: PythonEnvBuilder) -> Self {
+        Self {
+            python: Python::WillBe(python),
             ..self
         }
     }
@@ -232,16 +286,27 @@ impl PoolBuilder {
         Self { channel, ..self }
     }
 
-    /// The backend that starts the workers. Default: the first of [`Backend::compiled_in`].
+    /// The backend that starts the workers. Default: the first of [`Backend::compiled_in`]. Of this and
+    /// [`launcher`](Self::launcher) the later wins.
     pub fn backend(self, backend: Backend) -> Self {
         Self {
             backend: Some(backend),
+            launcher: None,
             ..self
         }
     }
 
-    /// A backend of your own, or a provided one with other settings than its defaults; wins over
-    /// [`backend`](Self::backend).
+    /// The name of the backend that will start the workers; `None` when none is compiled in.
+    pub fn backend_name(&self) -> Option<&str> {
+        let chosen = || self.backend.or_else(|| Backend::compiled_in().next());
+        self.launcher
+            .as_ref()
+            .map(|launcher| launcher.name())
+            .or_else(|| chosen().map(Backend::name))
+    }
+
+    /// A backend of your own, or a provided one with other settings than its defaults. Of this and
+    /// [`backend`](Self::backend) the later wins.
     pub fn launcher(self, launcher: Arc<dyn Launcher>) -> Self {
         Self {
             launcher: Some(launcher),
@@ -376,23 +441,20 @@ impl PoolBuilder {
     /// How long one worker may take from launch to ready, imports included; not zero. Default 30 s.
     pub fn start_deadline(self, deadline: Duration) -> Self {
         Self {
-            start_deadline: Some(deadline),
+            start_deadline: deadline,
             ..self
         }
     }
 
     /// Liveness of the workers' control threads. Default: a ping every 2 s, stuck after 10 s; neither may be zero.
     pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
-        Self {
-            heartbeat: Some(heartbeat),
-            ..self
-        }
+        Self { heartbeat, ..self }
     }
 
     /// Python logging records below this level number stay in the worker. Default 20, `INFO`.
     pub fn log_level(self, level: u32) -> Self {
         Self {
-            log_level: Some(level),
+            log_level: level,
             ..self
         }
     }
@@ -438,12 +500,18 @@ impl PoolBuilder {
                 // As many as there will be: their numeric libraries share the CPUs.
                 let workers = NonZeroUsize::new(self.pool.workers).unwrap_or(NonZeroUsize::MIN);
                 let command = python.command(workers);
+                let command = if self.environment.sets(THREADS) {
+                    command.without_thread_limits()
+                } else {
+                    command
+                };
                 (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
                 Some(python)
             }
         };
         spec.env.extend(record.env());
-        spec.env.extend(self.env);
+        spec.per_slot.slots = self.pool.workers;
+        self.environment.fill_in(&mut spec.per_slot);
         spec.env_remove = self.env_remove;
         (spec.cwd, spec.limits) = (self.cwd, self.limits);
         spec.adapters = self.adapters;
@@ -451,9 +519,9 @@ impl PoolBuilder {
         spec.paths = self.paths;
         spec.channel = self.channel;
         spec.concurrency = self.concurrency;
-        set(&mut spec.start_deadline, self.start_deadline);
-        set(&mut spec.heartbeat, self.heartbeat);
-        set(&mut spec.log_level, self.log_level);
+        spec.start_deadline = self.start_deadline;
+        spec.heartbeat = self.heartbeat;
+        spec.log_level = self.log_level;
 
         let metrics = events.clone();
         let workers = Arc::new(GrpcWorkerFactory::new(spec));
@@ -477,12 +545,11 @@ impl PoolBuilder {
 
 impl PoolBuilder {
     /// Everything that is wrong, before anything is started.
-    fn check(&self) -> Result<(), SettingsError> {
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
         let mut wrong = match self.pool.check() {
             Ok(()) => Vec::new(),
             Err(SettingsError(wrong)) => wrong,
         };
-        let heartbeat = self.heartbeat.unwrap_or_default();
         let times = [
             (
                 "start_deadline",
@@ -491,18 +558,16 @@ impl PoolBuilder {
             ),
             (
                 "the heartbeat's interval",
-                Some(heartbeat.interval),
+                self.heartbeat.interval,
                 "the host would do nothing but ping",
             ),
             (
                 "the heartbeat's stuck_after",
-                Some(heartbeat.stuck_after),
+                self.heartbeat.stuck_after,
                 "no worker can answer in that time",
             ),
         ];
-        let zero = times
-            .into_iter()
-            .filter(|(_, time, _)| *time == Some(Duration::ZERO));
+        let zero = times.into_iter().filter(|(_, time, _)| time.is_zero());
         wrong.extend(zero.map(|(name, _, why)| format!("{name} is zero: {why}")));
         if matches!(
             self.concurrency,
@@ -511,17 +576,12 @@ impl PoolBuilder {
             wrong.push("concurrency is zero: no call could ever run".to_owned());
         }
         wrong.extend(self.host_functions.problems().iter().cloned());
+        self.environment.check(&mut wrong);
         if wrong.is_empty() {
             Ok(())
         } else {
             Err(SettingsError(wrong))
         }
-    }
-}
-
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
     }
 }
 
@@ -532,11 +592,12 @@ fn default_backend(chosen: Option<Backend>) -> Backend {
         .unwrap_or(Backend::Port)
 }
 
-async fn discover(python: Option<PythonEnv>) -> Result<PythonEnv, StartError> {
-    if let Some(python) = python {
-        return Ok(python);
-    }
-    match tokio::task::spawn_blocking(PythonEnv::discover).await {
+async fn discover(python: Python) -> Result<PythonEnv, StartError> {
+    let builder = match python {
+        Python::Is(python) => return Ok(python),
+        Python::WillBe(builder) => builder,
+    };
+    match tokio::task::spawn_blocking(|| builder.build()).await {
         Ok(found) => found.map_err(|error| StartError::Python(Box::new(error))),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }

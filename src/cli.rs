@@ -8,6 +8,7 @@ mod bench;
 mod call;
 #[cfg(feature = "registry")]
 mod cleanup;
+mod config;
 mod demo;
 mod doctor;
 mod failure;
@@ -30,6 +31,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Call(args) => call::run(&args, verbose),
         Command::Demo(args) => demo::run(&args, verbose),
         Command::Bench(args) => bench::run(&args, verbose),
+        Command::Config(command) => config::run(&command),
         Command::Doctor(args) => doctor::run(&args, verbose),
         #[cfg(feature = "registry")]
         Command::Cleanup(args) => cleanup::run(&args, verbose),

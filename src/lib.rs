@@ -29,6 +29,7 @@
 //!   when the host is killed, whatever program they are. See `backend_exec`.
 //! - `registry` (default): what a pool starts is recorded on disk, and what a killed host has left is ended by the next
 //!   start; see [`registry`].
+//! - `config` (default, `cli` needs it): pools from a file, `snakepit.toml`; see [`config`].
 //! - `cli` (default): the `snakepit` command.
 //!
 //! With both backends compiled in `port` is the default, and [`PoolBuilder::backend`] chooses.
@@ -54,12 +55,16 @@ pub use snakepit_registry as registry;
 
 mod backend;
 mod builder;
+#[cfg(feature = "config")]
+pub mod config;
 mod pool;
 pub mod python_env;
 mod record;
 
 pub use backend::{Backend, BackendError};
 pub use builder::{PoolBuilder, StartError as PoolError};
+#[cfg(feature = "config")]
+pub use config::PoolConfig;
 pub use pool::Pool;
 pub use python_env::PythonEnv;
 
@@ -80,6 +85,8 @@ mod guide {
     page!(calls, "calls.md");
     page!(command, "command.md");
     page!(concurrency, "concurrency.md");
+    #[cfg(feature = "config")]
+    page!(configuration, "configuration.md");
     page!(deadlines, "deadlines.md");
     #[cfg(feature = "backend-exec")]
     page!(exec_backend, "exec-backend.md");
@@ -89,6 +96,7 @@ mod guide {
     page!(python_environment, "python-environment.md");
     page!(queue, "queue.md");
     page!(scaling, "scaling.md");
+    page!(settings, "settings.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");

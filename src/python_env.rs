@@ -38,6 +38,7 @@ use std::{
 };
 
 pub use command::PythonCommand;
+pub(crate) use command::THREADS;
 pub use error::PythonEnvError;
 pub use find::Candidate;
 pub use interpreter::{Interpreter, MINIMUM, PythonVersion, Unfit};

@@ -205,7 +205,7 @@ pub enum LaunchError {
     /// The backend could honour a setting, and what it runs on or under does not let it.
     #[error("cannot set {setting}: {reason}")]
     Unavailable {
-        /// The setting, as named in [`LaunchLimits`].
+        /// The setting, as named in [`LaunchLimits`]; or `affinity`.
         setting: &'static str,
         /// What stands in the way.
         reason: String,

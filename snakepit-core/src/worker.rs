@@ -16,7 +16,10 @@ pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
 pub use concurrency::Concurrency;
 pub use down::{Down, DownReason};
 pub use error::{StartError, StartErrorKind, StartPhase};
-pub use grpc::{ChannelSpec, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat};
+pub use grpc::{
+    Affinity, ChannelSpec, CoreSet, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat,
+    ParseCoresError, PerSlot, Template, TemplateError,
+};
 
 use crate::{
     id::{SlotId, WorkerId},

@@ -3,9 +3,18 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use snakepit::{Backend, Concurrency, PoolBuilder, PythonEnv, Value, python_env::Step};
+use snakepit::{
+    Backend, Concurrency, PoolBuilder, PythonEnv, Value,
+    python_env::{PythonEnvBuilder, Step},
+};
 
-use super::{failure::Failure, json, progress::Progress, session};
+use super::{
+    config::{Chosen, ConfigArgs, ConfigCommand},
+    failure::Failure,
+    json,
+    progress::Progress,
+    session,
+};
 
 /// Python in supervised worker processes.
 ///
@@ -26,6 +35,7 @@ pub(crate) enum Command {
     Call(Box<CallArgs>),
     Demo(Box<DemoArgs>),
     Bench(Box<BenchArgs>),
+    Config(ConfigCommand),
     Doctor(DoctorArgs),
     #[cfg(feature = "registry")]
     Cleanup(CleanupArgs),
@@ -60,9 +70,6 @@ pub(crate) struct CallArgs {
     /// Cancel the call when it takes longer, as in 5s or 250ms. Starting the worker is not counted.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Workers to start.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
-    pub(crate) workers: usize,
     #[command(flatten)]
     pub(crate) pool: PoolArgs,
     #[command(flatten)]
@@ -89,9 +96,6 @@ pub(crate) struct DemoArgs {
 /// Each caller sends bytes to a worker, which sends them back, and begins again. Standard output has the figures.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Workers to start.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
-    pub(crate) workers: usize,
     /// Callers that call at the same time.
     #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one)]
     pub(crate) concurrency: usize,
@@ -156,6 +160,11 @@ pub(crate) struct CleanupArgs {
 /// What the workers import and how they are started.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PoolArgs {
+    /// Workers to start [default: 1, with --config what the file says].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    workers: Option<usize>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Put this directory in front of sys.path; may be repeated. The working directory is not on it by itself.
     #[arg(long = "path", value_name = "DIR", value_parser = directory)]
     paths: Vec<PathBuf>,
@@ -164,35 +173,50 @@ pub(crate) struct PoolArgs {
     adapters: Vec<String>,
     /// Run up to N calls at the same time in each worker, each on a thread of its own.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "asyncio")]
-    pub(crate) threads: Option<u32>,
+    threads: Option<u32>,
     /// Run up to N calls at the same time in each worker: async functions on one event loop, others on threads.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32768))]
-    pub(crate) asyncio: Option<u32>,
+    asyncio: Option<u32>,
     #[command(flatten)]
-    pub(crate) backend: BackendArgs,
+    backend: BackendArgs,
 }
 
 impl PoolArgs {
-    /// A pool by these settings.
-    pub(crate) fn builder(&self, name: &str) -> Result<PoolBuilder, Failure> {
-        let mut builder = session::builder(name);
-        for path in &self.paths {
-            builder = builder.path(path);
-        }
-        for adapter in &self.adapters {
-            builder = builder.adapter(adapter);
-        }
-        let concurrency = match (self.threads, self.asyncio) {
-            (Some(threads), _) => Concurrency::Threads(threads),
-            (None, Some(tasks)) => Concurrency::Asyncio(tasks),
-            (None, None) => Concurrency::One,
+    /// A pool by these settings, and by those of the file where there is one. May take the time to make a Python environment.
+    ///
+    /// # Errors
+    /// When they contradict each other, or there is no Python.
+    pub(crate) fn builder(&self, name: &str, python: &PythonArgs) -> Result<PoolBuilder, Failure> {
+        // A directory that is named here is looked at before those of the file.
+        let builder = self.paths.iter().fold(session::builder(name), PoolBuilder::path);
+        let (builder, env) = match self.config.choose()? {
+            Some(Chosen { config, name }) => (config.apply(&name, builder)?, config.python(&name)?),
+            None => (builder.workers(1), Some(PythonEnv::builder())),
         };
-        builder = builder.concurrency(concurrency);
-        self.backend.apply(builder)
+        let builder = self.adapters.iter().fold(builder, PoolBuilder::adapter);
+        let builder = match self.workers {
+            Some(workers) => builder.workers(workers),
+            None => builder,
+        };
+        let builder = match (self.threads, self.asyncio) {
+            (Some(threads), _) => builder.concurrency(Concurrency::Threads(threads)),
+            (None, Some(tasks)) => builder.concurrency(Concurrency::Asyncio(tasks)),
+            (None, None) => builder,
+        };
+        let builder = self.backend.apply(builder)?;
+        match env {
+            Some(env) => Ok(builder.python(python.environment_on(env)?)),
+            None if python.is_given() => Err(Failure::Usage(
+                "the pool runs another program than Python, which has no use for --python and --with"
+                    .to_owned(),
+            )),
+            None => Ok(builder),
+        }
     }
 
-    pub(crate) fn has_adapters(&self) -> bool {
-        !self.adapters.is_empty()
+    /// Whether a bare name may be one of an adapter's functions.
+    pub(crate) fn may_have_adapters(&self) -> bool {
+        !self.adapters.is_empty() || self.config.is_given()
     }
 }
 
@@ -241,16 +265,6 @@ impl BackendArgs {
             None => builder,
         })
     }
-
-    /// The name of the chosen backend, or of the one that is chosen when none is.
-    pub(crate) fn name(&self) -> &'static str {
-        #[cfg(feature = "backend-exec")]
-        if self.containment.is_some() {
-            return Backend::Exec.name();
-        }
-        let chosen = self.backend.or_else(|| Backend::compiled_in().next());
-        chosen.map_or("none", Backend::name)
-    }
 }
 
 #[cfg(feature = "backend-exec")]
@@ -281,11 +295,20 @@ pub(crate) struct PythonArgs {
 }
 
 impl PythonArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.python.is_some() || !self.with.is_empty()
+    }
+
     /// Finds or makes the environment. Blocks.
     pub(crate) fn environment(&self) -> Result<PythonEnv, Failure> {
+        self.environment_on(PythonEnv::builder())
+    }
+
+    /// Finds or makes the environment, with what was asked for on top of `builder`. Blocks.
+    fn environment_on(&self, builder: PythonEnvBuilder) -> Result<PythonEnv, Failure> {
         let progress = Progress::start();
         let tell = progress.teller();
-        let mut builder = PythonEnv::builder()
+        let mut builder = builder
             .with_packages(&self.with)
             .on_step(move |step: &Step| tell(step.to_string()));
         if let Some(python) = &self.python {

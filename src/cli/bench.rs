@@ -6,7 +6,7 @@ mod report;
 
 use std::{process::ExitCode, time::Duration};
 
-use snakepit::{CallError, Pool, Value};
+use snakepit::{CallError, Concurrency, Pool, Value};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
@@ -30,18 +30,21 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Measures and reports.
 pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
-    let builder = args.pool.builder("bench")?;
-    let python = args.python.environment()?;
-    let version = python.interpreter().version();
-    let builder = builder
-        .workers(args.workers)
-        .python(python)
+    let builder = args
+        .pool
+        .builder("bench", &args.python)?
         // A scan of the process table in the middle of a measurement is not what is measured.
         .metrics(false);
     let builder = args
         .preload
         .iter()
         .fold(builder, |builder, module| builder.adapter(module));
+    let backend = builder.backend_name().unwrap_or_default().to_owned();
+    let (threads, asyncio) = match builder.worker_concurrency() {
+        Concurrency::Threads(threads) => (Some(threads), None),
+        Concurrency::Asyncio(tasks) => (None, Some(tasks)),
+        _ => (None, None),
+    };
 
     let began = Instant::now();
     let report = session::full_runtime()?.block_on(session::with_pool(builder, async |pool| {
@@ -53,7 +56,7 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
             output::duration(args.duration)
         ));
         let payload = Value::Bytes(vec![b'x'; args.payload].into());
-        let (function, call_args) = match args.pool.asyncio {
+        let (function, call_args) = match asyncio {
             Some(_) => (ASYNC_ECHO, vec![Value::Int(0), payload]),
             None => (ECHO, vec![payload]),
         };
@@ -69,11 +72,13 @@ pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
             .collect();
         Ok(Report {
             function,
-            python: version.to_string(),
-            backend: args.pool.backend.name(),
-            workers: args.workers,
-            threads: args.pool.threads,
-            asyncio: args.pool.asyncio,
+            python: pool
+                .python()
+                .map(|python| python.interpreter().version().to_string()),
+            backend,
+            threads,
+            asyncio,
+            workers: pids.len(),
             concurrency: args.concurrency,
             payload_bytes: args.payload,
             start,

@@ -16,11 +16,9 @@ use super::{
 pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     check_function(args)?;
-    let builder = args.pool.builder("call")?;
-    let python = args.python.environment()?;
-    let builder = builder
-        .workers(args.workers)
-        .python(python)
+    let builder = args
+        .pool
+        .builder("call", &args.python)?
         // Nobody looks at figures of a pool that lives for one call.
         .metrics(false);
     session::small_runtime()?.block_on(session::with_pool(builder, async |pool| {
@@ -67,14 +65,14 @@ fn print(value: &Value) -> Result<(), Failure> {
 fn check_function(args: &CallArgs) -> Result<(), Failure> {
     let complete = match args.function.split_once(':') {
         Some((module, name)) => !module.is_empty() && !name.is_empty(),
-        None => !args.function.is_empty() && args.pool.has_adapters(),
+        None => !args.function.is_empty() && args.pool.may_have_adapters(),
     };
     if complete {
         return Ok(());
     }
     Err(Failure::Usage(format!(
         "`{}` names no function: write MODULE:FUNCTION, as in math:hypot (a bare name is looked up in the modules given \
-         with --adapter)",
+         with --adapter or in a file with --config)",
         args.function
     )))
 }

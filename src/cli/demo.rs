@@ -31,7 +31,7 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
     let about = format!(
         "Python {}, {} backend",
         python.interpreter().version(),
-        args.backend.name()
+        builder.backend_name().unwrap_or_default()
     );
     let material = Material::lay()?;
     let builder = builder

@@ -4,9 +4,11 @@ use std::{env, ffi::OsString, num::NonZeroUsize, path::PathBuf, thread};
 
 use super::PythonEnv;
 
+/// The variable that the others fall back on: a user who sets it has decided for all.
+pub(crate) const THREADS: &str = "OMP_NUM_THREADS";
 /// Each numeric library has its own name for the number of threads it starts.
 const THREAD_VARIABLES: [&str; 5] = [
-    "OMP_NUM_THREADS",
+    THREADS,
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
@@ -25,6 +27,15 @@ pub struct PythonCommand {
     pub env: Vec<(OsString, OsString)>,
 }
 
+impl PythonCommand {
+    /// Leaves the number of threads to variables that are set elsewhere.
+    pub(crate) fn without_thread_limits(mut self) -> Self {
+        self.env
+            .retain(|(name, _)| !THREAD_VARIABLES.iter().any(|limit| name == limit));
+        self
+    }
+}
+
 pub(super) fn worker_command(
     python: &PythonEnv,
     workers: NonZeroUsize,
@@ -39,8 +50,7 @@ pub(super) fn worker_command(
             env.push((name.into(), value.into()));
         }
     }
-    // The others fall back on OMP_NUM_THREADS, so a user who has set that one has decided for all.
-    if var("OMP_NUM_THREADS").is_none() {
+    if var(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = (cores / workers).max(1).to_string();
         for name in THREAD_VARIABLES {

@@ -12,7 +12,10 @@ const MAX_WORKERS: usize = 100_000;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PoolSettings {
-    /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use.
+    /// Worker slots, the most there may be; 1 to 100,000. Default: what
+    /// [`available_parallelism`](std::thread::available_parallelism) counts: the CPUs in the affinity mask of the calling thread, or
+    /// the CPU quota of its cgroup and of those around it where that is less, rounded down and at least 1. A quota of 1.9 CPUs
+    /// makes 1 worker.
     pub workers: usize,
     /// Slots that there are always; `None`, the default, is as many as `workers`: the pool's size is fixed. With fewer it grows
     /// when calls need more, and shrinks by the idle timeout. 0 starts the first worker for the first call.

@@ -1,7 +1,9 @@
 //! A worker that serves `snakepit.worker.v1`: launch, handshake, heartbeat, end.
 
+mod affinity;
 mod client;
 mod end;
+mod environment;
 mod host;
 mod monitor;
 mod output;
@@ -15,8 +17,10 @@ use std::{
     time::Duration,
 };
 
+pub use affinity::{Affinity, CoreSet, ParseCoresError};
 use async_trait::async_trait;
 use client::{Control, GrpcClient};
+pub use environment::{PerSlot, Template, TemplateError};
 use output::StderrTail;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -87,6 +91,8 @@ pub struct GrpcWorkerSpec {
     pub args: Vec<OsString>,
     /// Variables to set.
     pub env: Vec<(OsString, OsString)>,
+    /// What differs from slot to slot.
+    pub per_slot: PerSlot,
     /// Variables not to pass on.
     pub env_remove: Vec<OsString>,
     /// Working directory; `None` is the host's.
@@ -101,17 +107,22 @@ pub struct GrpcWorkerSpec {
     pub paths: Vec<PathBuf>,
     /// Calls that a worker runs at the same time.
     pub concurrency: Concurrency,
-    /// From launch to ready, imports included. Default 30 s.
+    /// From launch to ready, imports included. Default [`START_DEADLINE`](Self::START_DEADLINE).
     pub start_deadline: Duration,
     /// Liveness of the control thread.
     pub heartbeat: Heartbeat,
-    /// Python logging records below this level are not sent. Default 20, `INFO`.
+    /// Python logging records below this level are not sent. Default [`LOG_LEVEL`](Self::LOG_LEVEL).
     pub log_level: u32,
     /// Functions that the workers' code can call. Default none.
     pub host_functions: HostFunctions,
 }
 
 impl GrpcWorkerSpec {
+    /// How long a worker may take to be ready: 30 s, as imports of large libraries from a cold disk do.
+    pub const START_DEADLINE: Duration = Duration::from_secs(30);
+    /// The log level: 20, `INFO`.
+    pub const LOG_LEVEL: u32 = 20;
+
     /// Workers that run `program`, with the defaults of the fields' documentation.
     pub fn new(
         events: Events,
@@ -127,6 +138,7 @@ impl GrpcWorkerSpec {
             program,
             args: Vec::new(),
             env: Vec::new(),
+            per_slot: PerSlot::default(),
             env_remove: Vec::new(),
             cwd: None,
             channel: ChannelSpec::default(),
@@ -134,9 +146,9 @@ impl GrpcWorkerSpec {
             adapters: Vec::new(),
             paths: Vec::new(),
             concurrency: Concurrency::default(),
-            start_deadline: Duration::from_secs(30),
+            start_deadline: Self::START_DEADLINE,
             heartbeat: Heartbeat::default(),
-            log_level: 20,
+            log_level: Self::LOG_LEVEL,
             host_functions: HostFunctions::new(),
         }
     }

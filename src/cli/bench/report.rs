@@ -14,8 +14,9 @@ use crate::cli::{
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) function: &'static str,
-    pub(super) python: String,
-    pub(super) backend: &'static str,
+    /// `None` for another program.
+    pub(super) python: Option<String>,
+    pub(super) backend: String,
     pub(super) workers: usize,
     /// Of each worker, where it has several.
     pub(super) threads: Option<u32>,
@@ -79,11 +80,13 @@ impl Report {
             (None, None) => String::new(),
         };
         output::line(format_args!(
-            "{} to {}{kind} ({} backend, Python {}), {} each way, {}\n",
+            "{} to {}{kind} ({} backend{}), {} each way, {}\n",
             style.bold(plural(self.concurrency, "caller")),
             style.bold(plural(self.workers, "worker")),
             self.backend,
-            self.python,
+            self.python
+                .as_ref()
+                .map_or(String::new(), |version| format!(", Python {version}")),
             bytes(self.payload_bytes as u64),
             duration(self.elapsed),
         ))?;

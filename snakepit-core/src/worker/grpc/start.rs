@@ -122,7 +122,7 @@ async fn steps(
     id: WorkerId,
     progress: &mut Progress,
 ) -> Result<Arc<dyn Worker>, StartErrorKind> {
-    let launch = launch_spec(spec, id);
+    let launch = launch_spec(spec, slot, id);
     progress.reserved = true;
     spec.ledger
         .reserve(row(spec, id))
@@ -140,6 +140,7 @@ async fn steps(
     let process = launched?;
     progress.process = Some(Arc::clone(&process));
     let pid = process.identity().pid;
+    spec.per_slot.affinity.pin(pid, slot, spec.per_slot.slots)?;
     spec.events.emit(EventKind::WorkerLaunched {
         slot,
         worker: id,
@@ -384,13 +385,14 @@ fn channel_form(spec: &GrpcWorkerSpec, id: WorkerId) -> ChannelForm {
     }
 }
 
-fn launch_spec(spec: &GrpcWorkerSpec, id: WorkerId) -> LaunchSpec {
+fn launch_spec(spec: &GrpcWorkerSpec, slot: SlotId, id: WorkerId) -> LaunchSpec {
+    let per_slot = spec.per_slot.variables(slot, spec.run_id, spec.events.pool());
     LaunchSpec {
         run_id: spec.run_id,
         worker_id: id,
         program: spec.program.clone(),
         args: spec.args.clone(),
-        env: spec.env.clone(),
+        env: spec.env.iter().cloned().chain(per_slot).collect(),
         env_remove: spec.env_remove.clone(),
         cwd: spec.cwd.clone(),
         channel: channel_form(spec, id),
