@@ -45,7 +45,6 @@ impl Home {
 
     fn script(&self, name: &str, body: &str) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
         write_executable(&path, &format!("#!/bin/sh\n{body}\n"));
         path
     }

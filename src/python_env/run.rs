@@ -2,21 +2,22 @@
 
 use std::{
     io::{self, Read},
+    os::fd::OwnedFd,
     process::{Command, ExitStatus, Stdio},
-    sync::mpsc,
-    thread,
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::{ioctl_fionbio, retry_on_intr},
     process::{Pid, PidfdFlags, pidfd_open},
 };
+use tokio::time::Instant;
 
 /// What is kept of each output stream; a resolver that cannot find a package prints a lot.
-const KEPT: u64 = 256 * 1024;
-/// How long output is awaited after the program has ended: a child it left behind may hold the pipe open.
-const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+const KEPT: usize = 256 * 1024;
+/// What a pipe holds unless somebody asks for more: pipe(7).
+const PIPE_CAPACITY: usize = 64 * 1024;
 
 /// How a helper program ended.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ impl Finished {
 
 /// Runs `command` with no input; `Ok(None)` when it did not end within `limit` and was killed.
 ///
+/// What it has written by its end is there by then; nobody waits for a child that it left behind with its output.
+///
 /// It stays in our process group, so that Ctrl-C at a terminal ends a long installation too.
 pub(super) fn run(command: &mut Command, limit: Duration) -> io::Result<Option<Finished>> {
     let mut child = command
@@ -60,47 +63,114 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> io::Result<Option<F
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let stdout = child.stdout.take().map(collect);
-    let stderr = child.stderr.take().map(collect);
-
+    let mut stdout = Output::of(child.stdout.take().map(Into::into));
+    let mut stderr = Output::of(child.stderr.take().map(Into::into));
     let pid = Pid::from_child(&child);
-    let ended = pidfd_open(pid, PidfdFlags::empty()).and_then(|pidfd| {
-        let timeout = Timespec::try_from(limit).ok();
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, timeout.as_ref()))
-    });
-    if matches!(ended, Ok(0)) {
+    let ended = pidfd_open(pid, PidfdFlags::empty())
+        .map_err(Into::into)
+        .and_then(|pidfd| until_end(&pidfd, &mut [&mut stdout, &mut stderr], limit));
+    if !matches!(ended, Ok(true)) {
         child.kill()?;
         child.wait()?;
-        return Ok(None);
+        return ended.map(|_| None);
     }
-    let status = child.wait()?;
-    let text = |stream: Option<mpsc::Receiver<Vec<u8>>>| {
-        let bytes = stream.and_then(|stream| stream.recv_timeout(OUTPUT_GRACE).ok());
-        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
-    };
     Ok(Some(Finished {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
+        status: child.wait()?,
+        stdout: stdout.text(),
+        stderr: stderr.text(),
     }))
 }
 
-/// Reads a stream on a thread: the end of what is written, at most [`KEPT`] bytes of it.
-fn collect(mut stream: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut kept = Vec::new();
-        let mut chunk = [0_u8; 8192];
-        while let Ok(length @ 1..) = stream.read(&mut chunk) {
-            kept.extend_from_slice(&chunk[..length]);
-            let excess = (kept.len() as u64).saturating_sub(KEPT) as usize;
-            if excess > 0 {
-                kept.drain(..excess);
-            }
+/// Reads outputs until the process has ended, and all that is there then; `false` when it takes longer than `limit`.
+fn until_end(pidfd: &OwnedFd, outputs: &mut [&mut Output], limit: Duration) -> io::Result<bool> {
+    for pipe in outputs.iter().filter_map(|output| output.pipe.as_ref()) {
+        ioctl_fionbio(pipe, true)?;
+    }
+    let began = Instant::now();
+    loop {
+        let left = Timespec::try_from(limit.saturating_sub(began.elapsed())).ok();
+        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+        let open = outputs.iter().filter_map(|output| output.pipe.as_ref());
+        fds.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        if retry_on_intr(|| poll(&mut fds, left.as_ref()))? == 0 {
+            return Ok(false);
         }
-        // Nobody waits any more after a time-out.
-        let _ = sender.send(kept);
-    });
-    receiver
+        // Seen before the outputs are read, so that all it wrote is read.
+        let has_ended = !fds[0].revents().is_empty();
+        for output in &mut *outputs {
+            output.read()?;
+        }
+        if has_ended {
+            return Ok(true);
+        }
+    }
+}
+
+/// What comes from one output stream: the end of it, at most [`KEPT`] bytes.
+struct Output {
+    /// Until it ends.
+    pipe: Option<std::fs::File>,
+    kept: Vec<u8>,
+}
+
+impl Output {
+    fn of(pipe: Option<OwnedFd>) -> Self {
+        let pipe = pipe.map(Into::into);
+        let kept = Vec::new();
+        Self { pipe, kept }
+    }
+
+    /// Reads what is there, without waiting for more: at most what a pipe holds, as somebody may write without end.
+    fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 8192];
+        for _ in 0..=PIPE_CAPACITY / chunk.len() {
+            let Some(pipe) = &mut self.pipe else { break };
+            match pipe.read(&mut chunk) {
+                Ok(0) => self.pipe = None,
+                Ok(length) => self.kept.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            let excess = self.kept.len().saturating_sub(KEPT);
+            self.kept.drain(..excess);
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn sh(script: &str, limit: Duration) -> Option<Finished> {
+        run(Command::new("/bin/sh").args(["-c", script]), limit).unwrap()
+    }
+
+    #[test]
+    fn what_it_wrote_is_there_while_a_child_still_holds_its_output() {
+        let finished = sh("sleep 600 & echo $!; echo no good >&2; exit 3", LONG).unwrap();
+        let child = finished.stdout.trim().parse().ok().and_then(Pid::from_raw);
+        rustix::process::kill_process(child.unwrap(), rustix::process::Signal::KILL).unwrap();
+        assert_eq!(finished.status.code(), Some(3));
+        assert_eq!(finished.reason(), "no good");
+    }
+
+    #[test]
+    fn of_a_flood_the_end_is_kept() {
+        let finished = sh("seq 1 200000", LONG).unwrap();
+        assert!(finished.stdout.ends_with("\n199999\n200000\n"));
+        assert_eq!(finished.stdout.len(), KEPT);
+    }
+
+    #[test]
+    fn one_that_takes_too_long_is_killed() {
+        assert!(sh("exec sleep 600", Duration::from_millis(50)).is_none());
+    }
 }
