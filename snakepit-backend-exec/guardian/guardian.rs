@@ -455,7 +455,7 @@ impl Guardian {
                     let step = Step::from_number(a).unwrap_or(Step::Fork);
                     kept.outcome = Some(Outcome::Failed(Failure::new(step, b as i32)));
                 }
-                Event::Welcome | Event::Refused | Event::Pong => {}
+                Event::Welcome | Event::Refused | Event::Pong | Event::Kept => {}
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use crate::wire::Event;
 
-/// Held or SpawnFailed, Started or ExecFailed, Exited, Ended.
-const MOST: usize = 4;
+/// Kept, Held or SpawnFailed, Started or ExecFailed, Exited, Ended.
+const MOST: usize = 5;
 
 /// An event and its two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

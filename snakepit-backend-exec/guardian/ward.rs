@@ -36,8 +36,9 @@ pub(crate) struct Kept {
     pub(crate) control: Option<OwnedFd>,
     /// A byte here lets the worker execute its program.
     pub(crate) gate: Option<OwnedFd>,
-    /// Go with [`Event::Held`].
+    /// Goes with [`Event::Kept`].
     pub(crate) keeper_pidfd: Option<OwnedFd>,
+    /// Goes with [`Event::Held`].
     pub(crate) worker_pidfd: Option<OwnedFd>,
     /// The worker's number where it is in our PID namespace, until its end is known.
     pub(crate) worker: Option<Pid>,
@@ -129,19 +130,15 @@ impl Ward {
     pub(crate) fn flush(&mut self, host: impl AsFd) -> Sent {
         while let Some(note) = self.outbox.front() {
             let message = Message::new(note.event, self.id).with(note.a, note.b, 0);
-            let fds = match &self.kind {
-                Kind::Kept(kept) if note.event == Event::Held => [&kept.worker_pidfd, &kept.keeper_pidfd],
-                _ => [&None, &None],
+            let mut none = None;
+            let pidfd = match (&mut self.kind, note.event) {
+                (Kind::Kept(kept), Event::Kept) => &mut kept.keeper_pidfd,
+                (Kind::Kept(kept), Event::Held) => &mut kept.worker_pidfd,
+                _ => &mut none,
             };
-            let fds = fds.map(|fd| fd.as_ref().map(AsFd::as_fd));
-            match packet::send(&host, &message, fds) {
-                Sent::Yes => {}
+            match packet::send(&host, &message, [pidfd.as_ref().map(AsFd::as_fd)]) {
+                Sent::Yes => *pidfd = None,
                 not_sent => return not_sent,
-            }
-            if let Kind::Kept(kept) = &mut self.kind
-                && note.event == Event::Held
-            {
-                (kept.worker_pidfd, kept.keeper_pidfd) = (None, None);
             }
             self.outbox.pop();
         }

@@ -93,7 +93,8 @@ impl Status {
                 | Event::Ended
                 | Event::Welcome
                 | Event::Refused
-                | Event::Pong,
+                | Event::Pong
+                | Event::Kept,
                 _,
             ) => return None,
         }
@@ -131,6 +132,20 @@ pub(crate) struct Held {
     pub(crate) keeper_identity: ProcessIdentity,
 }
 
+/// What came of a process that nobody has [held](Task::hold) yet.
+#[derive(Debug, Default)]
+struct Came {
+    keeper: Option<io::Result<(Pidfd, ProcessIdentity)>>,
+    worker: Option<OwnedFd>,
+}
+
+/// Who a process is, as the kernel says.
+fn look_at(pidfd: OwnedFd) -> io::Result<(Pidfd, ProcessIdentity)> {
+    let pidfd = Pidfd::from_fd(pidfd)?;
+    let identity = ProcessIdentity::of(&pidfd)?;
+    Ok((pidfd, identity))
+}
+
 /// One process, from the moment the guardian is asked for it.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -140,8 +155,8 @@ pub(crate) struct Task {
     pub(crate) cgroup: Option<Cgroup>,
     status: watch::Sender<Status>,
     asked: watch::Sender<Option<Asked>>,
-    /// As they came: the worker's pidfd, then the keeper's.
-    fds: Mutex<Vec<OwnedFd>>,
+    /// As they came.
+    came: Mutex<Came>,
     held: OnceLock<Held>,
     /// Held by whoever ends it without a guardian.
     pub(crate) recovery: tokio::sync::Mutex<()>,
@@ -159,7 +174,7 @@ impl Task {
                 report: None,
             }),
             asked: watch::Sender::new(None),
-            fds: Mutex::default(),
+            came: Mutex::default(),
             held: OnceLock::new(),
             recovery: tokio::sync::Mutex::default(),
         }
@@ -175,8 +190,12 @@ impl Task {
 
     /// Takes in what the guardian says of it; `true` when that was the last word.
     pub(crate) fn on_event(&self, event: Message<Event>, fds: Vec<OwnedFd>) -> bool {
-        if event.kind == Event::Held {
-            *self.fds() = fds;
+        let fd = fds.into_iter().next();
+        match event.kind {
+            // Looked at now, while the worker is being made.
+            Event::Kept => self.came().keeper = fd.map(look_at),
+            Event::Held => self.came().worker = fd,
+            _ => {}
         }
         let asked = *self.asked.borrow();
         let mut over = false;
@@ -192,8 +211,9 @@ impl Task {
         over
     }
 
-    fn fds(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
-        self.fds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn came(&self) -> MutexGuard<'_, Came> {
+        // Each use leaves it whole.
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The process, whose numbers are read from the kernel and never taken from the guardian.
@@ -205,20 +225,19 @@ impl Task {
         if let Some(held) = self.held.get() {
             return Ok(held);
         }
-        let mut fds = self.fds();
+        let mut came = self.came();
         if let Some(held) = self.held.get() {
             return Ok(held);
         }
-        let (Some(keeper), Some(worker)) = (fds.pop(), fds.pop()) else {
+        let (Some(keeper), Some(worker)) = (came.keeper.take(), came.worker.take()) else {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
-        let worker = Pidfd::from_fd(worker)?;
-        let keeper = Pidfd::from_fd(keeper)?;
+        let ((worker, identity), (keeper, keeper_identity)) = (look_at(worker)?, keeper?);
         let held = Held {
-            identity: ProcessIdentity::of(&worker)?,
-            keeper_identity: ProcessIdentity::of(&keeper)?,
             worker: Arc::new(worker),
+            identity,
             keeper: Arc::new(keeper),
+            keeper_identity,
         };
         Ok(self.held.get_or_init(|| held))
     }

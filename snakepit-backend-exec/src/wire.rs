@@ -10,8 +10,9 @@
 //! host                                             guardian
 //! Hello [host pidfd]                         ->
 //!                                            <-    Welcome, or Refused and its end
-//! Spawn [spec, stdin, stdout, stderr, ...]   ->    starts a keeper, which starts the worker up to its gate
-//!                                            <-    Held [worker pidfd, keeper pidfd], or SpawnFailed
+//! Spawn [spec, stdin, stdout, stderr, ...]   ->    has a keeper start the worker up to its gate
+//!                                            <-    Kept [keeper pidfd], unless there is none
+//!                                            <-    Held [worker pidfd], or SpawnFailed
 //! Go                                         ->    the worker executes its program
 //!                                            <-    Started, or ExecFailed
 //!                                            <-    Exited    the worker itself has ended
@@ -156,7 +157,7 @@ kinds! {
         Welcome = 1,
         /// It cannot be what was asked for, and leaves. `a`: a [`Step`]; `b`: errno.
         Refused = 2,
-        /// The worker exists and waits at its gate. Descriptors: its pidfd, the pidfd of its keeper.
+        /// The worker exists and waits at its gate. Descriptor: its pidfd.
         Held = 3,
         /// There is no worker, and nothing is left of the attempt. `a`: a [`Step`]; `b`: errno.
         SpawnFailed = 4,
@@ -174,6 +175,9 @@ kinds! {
         Ended = 8,
         /// Answers `Ping`.
         Pong = 9,
+        /// A keeper was told to start the worker. Descriptor: its pidfd, which comes so early that the host looks at the
+        /// keeper while that starts the worker.
+        Kept = 10,
     }
 }
 

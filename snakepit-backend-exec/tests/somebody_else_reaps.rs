@@ -2,7 +2,13 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{LONG, launch_with, settings, spec};
 use rustix::process::{WaitOptions, wait};
@@ -13,15 +19,15 @@ use snakepit_core::process::{EndStep, ExitOutcome};
 async fn a_greedy_reaper_in_the_host_takes_at_most_the_guardian() {
     let running = Arc::new(());
     let watch = Arc::downgrade(&running);
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
     let greedy = std::thread::spawn(move || {
-        let mut taken = 0;
         while watch.strong_count() > 0 {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) => taken += 1,
+                Ok(Some(_)) => drop(counted.fetch_add(1, Ordering::Relaxed)),
                 _ => std::thread::sleep(Duration::from_micros(50)),
             }
         }
-        taken
     });
     let launcher = ExecLauncher::new(settings());
     for code in 0..20 {
@@ -32,12 +38,17 @@ async fn a_greedy_reaper_in_the_host_takes_at_most_the_guardian() {
         let report = launched.process().end(LONG).await;
         assert_eq!((report.step, report.outcome), (EndStep::AlreadyGone, outcome));
     }
-    for _ in 0..5 {
+    // Until it was the first once, which on a busy machine takes its time.
+    for round in 0.. {
+        if round >= 5 && taken.load(Ordering::Relaxed) > 0 {
+            break;
+        }
+        assert!(round < 200, "it had its chances");
         let launched = launch_with(&launcher, &spec("same_group_child.py")).await;
         launched.guardian().signal(9).expect("it lives");
         assert!(launched.process().end(LONG).await.is_complete());
         assert!(launched.survivors().is_empty());
     }
     drop(running);
-    assert!(greedy.join().expect("no panic") > 0, "it had its chances");
+    greedy.join().expect("no panic");
 }

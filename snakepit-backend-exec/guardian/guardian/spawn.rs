@@ -38,6 +38,7 @@ impl Guardian {
                     self.keepers.insert(keeper as u64, place);
                 }
                 self.watch(place);
+                self.note(place, Event::Kept, (0, 0));
             }
             Err(failure) => self.fail(message.id, has_cgroup, failure),
         }

@@ -473,7 +473,8 @@ async fn started(
         fake.welcome();
         let (spawn, _) = fake.hear_answering_pings().unwrap();
         let held = Message::new(Event::Held, spawn.id);
-        fake.say(held, &[worker.1.as_fd(), keeper.1.as_fd()]);
+        fake.say(Message::new(Event::Kept, spawn.id), &[keeper.1.as_fd()]);
+        fake.say(held, &[worker.1.as_fd()]);
         let (go, _) = fake.hear_answering_pings().unwrap();
         assert_eq!((go.kind, go.id), (Request::Go, spawn.id));
         fake.say(Message::new(Event::Started, spawn.id), &[]);

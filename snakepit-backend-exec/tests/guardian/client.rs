@@ -1,6 +1,8 @@
 //! A host of the tests' own: it speaks the protocol with the real program, and knows nothing of the crate's host side.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     fs::File,
     io::{IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
@@ -48,6 +50,7 @@ pub(crate) struct Guardian {
     pub(crate) level: Level,
     pub(crate) yard: Yard,
     user: Option<u32>,
+    keepers: RefCell<HashMap<u64, OwnedFd>>,
 }
 
 /// What came from the guardian.
@@ -111,6 +114,7 @@ impl Guardian {
             level,
             yard,
             user,
+            keepers: RefCell::default(),
         })
     }
 
@@ -123,6 +127,7 @@ impl Guardian {
             level,
             yard,
             user: None,
+            keepers: RefCell::default(),
         }
     }
 
@@ -151,7 +156,27 @@ impl Guardian {
 
     /// What comes within this time; `None` also when the guardian is gone.
     pub(crate) fn try_hear(&self, patience: Duration) -> Option<Told> {
-        receive(&self.socket, patience)
+        loop {
+            let mut told = receive(&self.socket, patience)?;
+            let id = told.message.id;
+            let mut keepers = self.keepers.borrow_mut();
+            match told.message.kind {
+                // Kept for what comes next about this worker.
+                Event::Kept => {
+                    let [keeper] = told.fds.try_into().unwrap();
+                    keepers.insert(id, keeper);
+                }
+                Event::Held => {
+                    told.fds.push(keepers.remove(&id).expect("it is told before"));
+                    return Some(told);
+                }
+                Event::SpawnFailed => {
+                    keepers.remove(&id);
+                    return Some(told);
+                }
+                _ => return Some(told),
+            }
+        }
     }
 
     /// What comes next, which is this.
