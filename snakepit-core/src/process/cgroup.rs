@@ -4,7 +4,8 @@
 //! parents and environments, and the directory is a record of it that outlives everybody.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -147,7 +148,11 @@ impl Cgroup {
     /// # Errors
     /// What the kernel answers; a cgroup that is gone is no error.
     pub fn kill(&self) -> io::Result<()> {
-        match fs::write(self.path.join("cgroup.kill"), "1") {
+        // Not `fs::write`, which would create the file, and be refused that with an error that says nothing.
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.kill"));
+        match file.and_then(|mut file| file.write_all(b"1")) {
             Ok(()) => Ok(()),
             Err(error) if is_gone(&error) && !self.exists() => Ok(()),
             // Before Linux 5.14, or a threaded cgroup.
@@ -268,6 +273,23 @@ mod tests {
             None
         );
         assert_eq!(mount_in(""), None);
+    }
+
+    #[test]
+    fn one_that_the_kernel_cannot_kill_as_a_whole_is_killed_process_by_process() {
+        // As before Linux 5.14.
+        let dir = std::env::temp_dir().join(format!("snakepit-test-{}", RunId::random()));
+        fs::create_dir(&dir).unwrap();
+        let child = Child::start("read line");
+        fs::write(dir.join("cgroup.events"), "populated 1\n").unwrap();
+        fs::write(dir.join("cgroup.procs"), format!("{}\n", child.pid())).unwrap();
+        let cgroup = Cgroup::at(&dir);
+        let killed = cgroup.kill();
+        let can_kill = cgroup.can_kill();
+        fs::remove_dir_all(&dir).unwrap();
+        killed.unwrap();
+        assert!(!can_kill, "the file was created");
+        assert!(Pidfd::open(child.pid()).unwrap().has_exited());
     }
 
     /// A cgroup of our own below ours, where we may make one; the test says so where not.
