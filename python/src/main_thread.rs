@@ -147,11 +147,13 @@ impl MainLoop {
         Connection { served, flush }
     }
 
+    /// Runs calls, or has them run, until the worker was asked to end and the last one is done.
     async fn serve(
         &mut self,
         concurrency: Concurrency,
         wakeup: &tokio::net::UnixStream,
     ) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
         let runs_calls = match concurrency {
             Concurrency::One => true,
             Concurrency::Threads(count) => {
@@ -159,21 +161,39 @@ impl MainLoop {
                 false
             }
             Concurrency::Asyncio(count) => {
+                // An adapter may choose another kind of event loop.
+                let prepared = async {
+                    tokio::select! {
+                        () = shared.until_prepared() => {}
+                        _ = shared.until_shutdown() => {}
+                    }
+                };
+                self.attend(wakeup, prepared, false).await?;
                 let tasks = Tasks::new(&self.shared, &self.engine, &self.control, count)?;
                 return Python::attach(|py| self.serve_tasks(py, tasks)).map_err(failed);
             }
         };
-        let shared = Arc::clone(&self.shared);
-        let jobs = Arc::clone(&self.jobs);
         let drained = async {
             shared.until_shutdown().await;
             shared.slot.idle().await;
         };
-        let mut drained = std::pin::pin!(drained);
+        self.attend(wakeup, drained, runs_calls).await
+    }
+
+    /// Does what is asked of the main thread, until something comes true.
+    async fn attend(
+        &mut self,
+        wakeup: &tokio::net::UnixStream,
+        done: impl Future<Output = ()>,
+        runs_calls: bool,
+    ) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let jobs = Arc::clone(&self.jobs);
+        let mut done = std::pin::pin!(done);
         let mut next = std::pin::pin!(jobs.next());
         loop {
             tokio::select! {
-                () = drained.as_mut() => return Ok(()),
+                () = done.as_mut() => return Ok(()),
                 job = next.as_mut(), if runs_calls => {
                     self.start(job);
                     next.set(jobs.next());

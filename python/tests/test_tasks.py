@@ -63,6 +63,13 @@ def test_the_adapters_loop_is_the_one_that_calls_run_on(worker: Worker) -> None:
     assert worker.call("same_loop")
 
 
+def test_an_adapter_may_bring_the_kind_of_loop(
+    inherited_worker: Start, unix_worker: Callable[..., UnixWorker]
+) -> None:
+    for worker in (inherited_worker(("own_loop",), asyncio=3), unix_worker("own_loop", "--asyncio=3")):
+        assert worker.call("loop_kind") == "OwnLoop"
+
+
 def test_a_cancel_reaches_its_call_and_no_other(worker: Worker) -> None:
     calls = [worker.begin(function) for function in ("async_stay", "async_stay", "stay", "stay")]
     eventually(lambda: worker.ping().running == 4)
