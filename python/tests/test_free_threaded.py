@@ -22,7 +22,8 @@ CHOSEN = "SNAKEPIT_FREE_THREADED_PYTHON"
 
 
 def _interpreter() -> str | None:
-    candidates = [os.environ.get(CHOSEN), "python3.15t", "python3.14t", "python3.13t"]
+    # PyO3 begins at 3.14.
+    candidates = [os.environ.get(CHOSEN), "python3.15t", "python3.14t"]
     for candidate in filter(None, candidates):
         path = shutil.which(candidate)
         if path is None:
