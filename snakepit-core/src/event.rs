@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     id::{RunId, SlotId, WorkerId},
-    pool::CancelOutcome,
+    pool::{CancelOutcome, ReplaceCause},
     process::EndReport,
     worker::{Down, StartError},
 };
@@ -54,6 +54,21 @@ pub enum EventKind {
     },
     /// A worker did not become ready.
     WorkerStartFailed { slot: SlotId, error: Arc<StartError> },
+    /// A worker is to be replaced: another one is being started beside it.
+    ReplacementStarted {
+        slot: SlotId,
+        worker: Option<WorkerId>,
+        cause: ReplaceCause,
+    },
+    /// Another worker serves in a worker's place, which finishes its calls and then ends.
+    WorkerReplaced {
+        slot: SlotId,
+        worker: WorkerId,
+        /// The worker that serves now.
+        by: WorkerId,
+    },
+    /// A worker that was to replace the slot's did not become ready; the one that serves serves on.
+    ReplacementFailed { slot: SlotId, error: Arc<StartError> },
     /// A worker cannot serve any more.
     WorkerDown {
         slot: SlotId,
@@ -188,6 +203,12 @@ fn trace(pool: &str, kind: &EventKind) {
     match kind {
         EventKind::WorkerStartFailed { slot, error } => {
             tracing::warn!(pool, %slot, error = %crate::rpc::error_chain(&**error), "worker did not start");
+        }
+        EventKind::ReplacementFailed { slot, error } => {
+            tracing::warn!(
+                pool, %slot, error = %crate::rpc::error_chain(&**error),
+                "the new worker did not start, the one before serves on"
+            );
         }
         EventKind::WorkerDown { slot, worker, down } if !down.reason.is_normal() => {
             tracing::warn!(pool, %slot, %worker, reason = %down, "worker down");

@@ -23,6 +23,7 @@
 mod attempt;
 mod budget;
 mod builder;
+mod cause;
 mod dispatch;
 mod error;
 mod idle;
@@ -31,13 +32,17 @@ mod lease;
 mod limits;
 mod poison;
 mod queue;
+mod recycle;
+mod replace;
 mod request;
+mod restart;
 mod scaling;
 mod seat;
 mod settings;
 mod settle;
 mod status;
 mod stream;
+mod version;
 
 use std::{
     sync::{
@@ -49,16 +54,19 @@ use std::{
 
 pub use budget::{Budget, CancelOutcome};
 pub use builder::{PoolBuilder, PoolStartError, SettingsError};
+pub use cause::ReplaceCause;
 pub use error::{CallError, CallErrorKind, CallFailed, DeadlineExceeded, WorkerLost};
 pub use latency::Latency;
 pub use poison::Poisoned;
 pub use queue::Overflow;
 pub use request::Request;
+pub use restart::{RestartError, Restarted};
 pub use settings::PoolSettings;
 pub use status::{Phase, PoolStatus, Verdict, WorkerStatus};
 pub use stream::Items;
 
 use dispatch::Dispatch;
+use restart::Restarter;
 use seat::Seat;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::broadcast, task::JoinHandle, time::timeout};
@@ -85,6 +93,7 @@ struct Shared {
     settings: Arc<PoolSettings>,
     dispatch: Arc<Dispatch>,
     supervisor: Arc<dyn Supervisor>,
+    restarter: Arc<Restarter>,
     events: Events,
     /// Calls whose caller has left and whose end in the worker is awaited.
     settling: TaskTracker,
@@ -185,6 +194,49 @@ impl Pool {
         Ok(())
     }
 
+    /// Gives every slot a new worker, one slot after the other (see [`PoolSettings::replacements`]): the program is the same,
+    /// and new code that lies where the old one did is loaded. The first new worker has to become ready before anything else
+    /// is touched. The workers that are replaced finish their calls first; no caller notices.
+    ///
+    /// Returns when every slot has a new worker and the others are gone, or have been finishing their calls for 10 s. A slot
+    /// that rests or waits to restart is tried again at once. Restarts that are asked for together run one after the other.
+    ///
+    /// # Errors
+    /// [`RestartError::Failed`] when a new worker does not become ready: the slots that were not replaced yet serve on as
+    /// they did.
+    ///
+    /// # Cancel safety
+    /// The restart goes on when the future is dropped.
+    pub async fn restart(&self) -> Result<Restarted, RestartError> {
+        self.roll(None).await
+    }
+
+    /// [Restarts](Self::restart) the pool with workers of another kind: a changed configuration. Once the first of them is
+    /// ready, all that are started from then on are of this kind; if it does not become ready, nothing has changed.
+    ///
+    /// # Errors
+    /// As [`restart`](Self::restart).
+    ///
+    /// # Cancel safety
+    /// As [`restart`](Self::restart).
+    pub async fn restart_with(&self, workers: Arc<dyn WorkerFactory>) -> Result<Restarted, RestartError> {
+        self.roll(Some(workers)).await
+    }
+
+    async fn roll(&self, workers: Option<Arc<dyn WorkerFactory>>) -> Result<Restarted, RestartError> {
+        let restarter = Arc::clone(&self.shared.restarter);
+        let restart = async move { restarter.restart(workers).await };
+        match self.shared.runtime.spawn(restart).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Its runtime has been shut down, and the pool with it.
+            Err(_) => Err(RestartError::NotRunning {
+                pool: self.name().to_owned(),
+                phase: Phase::Stopped,
+            }),
+        }
+    }
+
     /// Ends the pool: takes no new calls, lets accepted ones finish within the drain time, then ends the
     /// workers. Returns when nothing of them is left. Repeated and concurrent calls agree.
     ///
@@ -195,6 +247,7 @@ impl Pool {
     /// A dropped future leaves the pool draining; call again to go on.
     pub async fn shutdown(&self) {
         self.shared.dispatch.end();
+        self.shared.restarter.replacer().stop();
         if self.shared.dispatch.drain() {
             self.shared.events.emit(EventKind::PoolDraining);
         }
@@ -226,6 +279,7 @@ impl Pool {
     /// The ending of the workers goes on when the future is dropped.
     pub async fn kill(&self) {
         self.shared.dispatch.end();
+        self.shared.restarter.replacer().stop();
         self.shared.dispatch.drain();
         let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
@@ -266,6 +320,7 @@ impl Drop for Shared {
                     "the pool was dropped without a shutdown, ending its workers"
                 );
             }
+            self.restarter.replacer().stop();
             self.dispatch.stop();
             let supervisor = Arc::clone(&self.supervisor);
             self.runtime.spawn(async move { supervisor.shutdown().await });

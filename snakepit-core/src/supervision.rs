@@ -60,8 +60,11 @@ pub use intensity::RestartIntensity;
 pub use metrics::{MetricsCollector, MetricsSample, Sampler, SamplerCost};
 pub use policy::{RestartPolicy, Shutdown};
 pub use resource::{Resource, ResourceError, ResourceFactory};
-pub use starter::{SlotStarter, SlotStarterFactory, Starter, StarterExit, StarterFactory};
-pub use status::{ResourceState, ResourceStatus, SlotState, SlotStatus};
+pub use starter::{
+    Departure, ReplaceError, Replaced, Replacement, SlotStarter, SlotStarterFactory, Starter, StarterExit,
+    StarterFactory,
+};
+pub use status::{LeavingStatus, ResourceState, ResourceStatus, SlotState, SlotStatus};
 pub use supervisor::{
     ChildCounts, ChildInfo, ChildKind, ChildSpec, DynamicSupervisor, Supervisor, SupervisorError,
     SupervisorLimits,
@@ -70,14 +73,15 @@ pub use tree::Tree;
 
 use crate::{
     id::{SlotId, WorkerId},
-    worker::{Down, StartError, Worker},
+    worker::{BoxFuture, Down, StartError, Worker},
 };
 
 /// What a slot tells the pool. A starter manages restarts by itself; the pool only learns who serves.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SlotEvent {
-    /// A worker is ready to be called.
+    /// A worker is ready to be called. One that was ready in its slot before is replaced: it must not be given further calls,
+    /// and ends when [`SlotObserver::drained`] tells that none is left on it.
     Ready {
         /// Its slot.
         slot: SlotId,
@@ -95,6 +99,13 @@ pub enum SlotEvent {
     },
     /// A start failed; the starter tries again or gives up by itself.
     StartFailed {
+        /// The slot.
+        slot: SlotId,
+        /// Why.
+        error: Arc<StartError>,
+    },
+    /// A worker that was to replace the slot's did not start; the one that serves serves on.
+    ReplacementFailed {
         /// The slot.
         slot: SlotId,
         /// Why.
@@ -118,4 +129,13 @@ pub enum SlotEvent {
 pub trait SlotObserver: Send + Sync + fmt::Debug {
     /// Something happened in a slot.
     fn slot_event(&self, event: SlotEvent);
+
+    /// Resolves when no call is left on a worker of the slot that was replaced. The default knows of none.
+    ///
+    /// # Cancel safety
+    /// Must be safe: it is waited for repeatedly.
+    fn drained(&self, slot: SlotId, worker: WorkerId) -> BoxFuture<()> {
+        let _ = (slot, worker);
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -8,6 +8,8 @@ mod kill;
 mod parallel;
 #[path = "supervision/random.rs"]
 mod random;
+#[path = "supervision/replace.rs"]
+mod replace;
 #[path = "supervision/resources.rs"]
 mod resources;
 #[path = "supervision/starter.rs"]

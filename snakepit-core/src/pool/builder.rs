@@ -12,8 +12,12 @@ use super::{
     Pool, Shared,
     dispatch::{Dispatch, Rules, Started},
     queue::Overflow,
+    recycle::Recycler,
+    replace::Replacer,
+    restart::Restarter,
     scaling::Scaler,
     settings::PoolSettings,
+    version::Version,
 };
 use crate::{
     event::Events,
@@ -165,6 +169,37 @@ impl PoolBuilder {
         self.with(|settings| settings.shutdown = shutdown)
     }
 
+    /// How long a worker serves; see [`PoolSettings::max_age`].
+    pub fn max_age(self, age: Option<Duration>) -> Self {
+        self.with(|settings| settings.max_age = age)
+    }
+
+    /// How many calls a worker is given; see [`PoolSettings::max_calls`].
+    pub fn max_calls(self, calls: Option<u64>) -> Self {
+        self.with(|settings| settings.max_calls = calls)
+    }
+
+    /// How many bytes of memory a worker's process tree may have; see [`PoolSettings::max_rss`]. Some resource has to
+    /// measure it, such as a [`MetricsCollector`](crate::supervision::MetricsCollector).
+    pub fn max_rss(self, bytes: Option<u64>) -> Self {
+        self.with(|settings| settings.max_rss = bytes)
+    }
+
+    /// By how much of itself a limit may be shorter; see [`PoolSettings::recycle_jitter`].
+    pub fn recycle_jitter(self, fraction: f64) -> Self {
+        self.with(|settings| settings.recycle_jitter = fraction)
+    }
+
+    /// In how many slots a worker is replaced at the same time; see [`PoolSettings::replacements`].
+    pub fn replacements(self, slots: usize) -> Self {
+        self.with(|settings| settings.replacements = slots)
+    }
+
+    /// How long a worker that was replaced may go on with its calls; see [`PoolSettings::drain_timeout`].
+    pub fn drain_timeout(self, timeout: Option<Duration>) -> Self {
+        self.with(|settings| settings.drain_timeout = timeout)
+    }
+
     /// Adds a resource to every slot: started after its worker is ready, ended before it.
     pub fn resource(mut self, resource: Arc<dyn ResourceFactory>) -> Self {
         self.resources.push(resource);
@@ -189,14 +224,18 @@ impl PoolBuilder {
         let settings = Arc::new(self.settings.clone());
         let rules = Rules::new(&settings);
         let dispatch = Arc::new(Dispatch::new(settings.bounds(), rules, self.events.clone()));
-        let scaler = self.supervise(&dispatch).await;
+        let version = Arc::new(Version::new(Arc::clone(&self.factory)));
+        let scaler = self.supervise(&version, &dispatch).await;
         let supervisor = Arc::clone(&scaler.supervisor);
+        let replacer = Arc::new(Replacer::new(&scaler, &settings));
+        let recycler = Recycler::new(&replacer, &settings);
         tokio::spawn(scaler.run());
         let pool = Pool {
             shared: Arc::new(Shared {
                 settings: Arc::clone(&settings),
                 dispatch,
                 supervisor,
+                restarter: Arc::new(Restarter::new(replacer, version, settings.replacements)),
                 events: self.events,
                 settling: TaskTracker::new(),
                 stopped: AtomicBool::new(false),
@@ -221,6 +260,9 @@ impl PoolBuilder {
         };
         let Some(last) = failed else {
             pool.shared.dispatch.open();
+            if let Some(recycler) = recycler {
+                tokio::spawn(recycler.run());
+            }
             return Ok(pool);
         };
         let name = pool.name().to_owned();
@@ -235,16 +277,13 @@ impl PoolBuilder {
     }
 
     /// Starts the supervisor and a starter for each slot that there is from the start.
-    async fn supervise(&self, dispatch: &Arc<Dispatch>) -> Scaler {
+    async fn supervise(&self, version: &Arc<Version>, dispatch: &Arc<Dispatch>) -> Scaler {
         let observer: Arc<dyn SlotObserver> = Arc::new(Arc::clone(dispatch));
+        let workers = Arc::clone(version) as Arc<dyn WorkerFactory>;
         // A worker that went down has had its grace: it is gone, or did not stop when it was cancelled, or did not
         // answer. What it leaves behind would only delay its replacement.
-        let starters = SlotStarterFactory::new(
-            Arc::clone(&self.factory),
-            Arc::clone(&observer),
-            self.events.clone(),
-        )
-        .with_grace(Duration::ZERO);
+        let starters = SlotStarterFactory::new(workers, Arc::clone(&observer), self.events.clone())
+            .with_grace(Duration::ZERO);
         let starters = self.resources.iter().fold(starters, |starters, resource| {
             starters.with_resource(Arc::clone(resource))
         });

@@ -31,6 +31,7 @@ use super::{
     limits::{FunctionLimits, Limit, Permit},
     poison::Suspects,
     queue::{Overflow, Queue, Queued},
+    recycle::Lifetimes,
     scaling::Bounds,
     seat::Seat,
     settings::PoolSettings,
@@ -40,8 +41,12 @@ use crate::{
     event::Events,
     id::{SlotId, WorkerId},
     supervision::{ChildInfo, SlotEvent, SlotObserver},
-    worker::StartError,
+    worker::{BoxFuture, StartError},
 };
+
+mod replaced;
+
+pub(super) use replaced::Due;
 
 /// Starts that must fail in a row, in every slot, before callers are told that nobody serves. The first restart is
 /// at once, so a single failure may be over before a caller would have noticed.
@@ -92,6 +97,8 @@ struct State {
     idle: Idle,
     waiting: Queue,
     seats: BTreeMap<SlotId, Arc<Seat>>,
+    /// Workers that serve no more and have calls on them: they were replaced, or their slot is on its way out.
+    retired: Vec<Arc<Seat>>,
     lent: usize,
     trouble: BTreeMap<SlotId, Trouble>,
     last_error: Option<Arc<StartError>>,
@@ -109,6 +116,8 @@ pub(super) struct Dispatch {
     changed: Notify,
     /// There may be too few slots.
     short: Notify,
+    /// A worker may have served for long enough.
+    due: Notify,
 }
 
 /// What calls are refused for.
@@ -119,6 +128,7 @@ pub(super) struct Rules {
     pub(super) overflow: Overflow,
     pub(super) functions: FunctionLimits,
     pub(super) suspects: Suspects,
+    pub(super) lifetimes: Lifetimes,
 }
 
 impl Rules {
@@ -128,6 +138,7 @@ impl Rules {
             overflow: settings.overflow,
             functions: FunctionLimits::new(settings.function_limits.clone()),
             suspects: Suspects::new(settings.poison_limit),
+            lifetimes: Lifetimes::new(settings),
         }
     }
 }
@@ -154,6 +165,7 @@ impl Dispatch {
             concurrency: 1,
             waiting: Queue::default(),
             seats: BTreeMap::new(),
+            retired: Vec::new(),
             lent: 0,
             trouble: BTreeMap::new(),
             last_error: None,
@@ -166,6 +178,7 @@ impl Dispatch {
             latencies: Latencies::default(),
             changed: Notify::new(),
             short: Notify::new(),
+            due: Notify::new(),
         }
     }
 
@@ -304,6 +317,9 @@ impl Dispatch {
         let mut state = self.lock();
         state.lent -= 1;
         seat.take_back();
+        if seat.is_gone() {
+            state.has_left(&seat);
+        }
         self.hand_on(&mut state, Arc::clone(&seat));
         let awaited = self.is_quiet(&state) || seat.is_gone();
         drop(state);
@@ -350,7 +366,8 @@ impl Dispatch {
     }
 
     pub(super) fn seats(&self) -> Vec<Arc<Seat>> {
-        self.lock().seats.values().cloned().collect()
+        let state = self.lock();
+        state.seats.values().chain(&state.retired).cloned().collect()
     }
 
     /// Resolves when this holds.
@@ -389,7 +406,7 @@ impl Dispatch {
             phase: state.phase,
             workers: workers.collect(),
             ready: state.seats.len(),
-            busy: state.seats.values().filter(|seat| seat.is_lent()).count(),
+            busy: state.seats.values().filter(|seat| seat.is_lent()).count() + state.retired.len(),
             queued: self.waiters.load(Ordering::Relaxed),
             queue_limit: self.rules.queue_limit,
             min_workers: state.bounds.min,
@@ -500,7 +517,10 @@ impl SlotObserver for Arc<Dispatch> {
     fn slot_event(&self, event: SlotEvent) {
         // A worker is foreign code: it is asked for its client, and dropped, without the lock.
         let ready = match &event {
-            SlotEvent::Ready { slot, worker } => Some(Arc::new(Seat::new(*slot, Arc::clone(worker)))),
+            SlotEvent::Ready { slot, worker } => {
+                let lifetime = self.rules.lifetimes.of_a_worker(Instant::now());
+                Some(Arc::new(Seat::new(*slot, Arc::clone(worker), lifetime)))
+            }
             _ => None,
         };
         let mut state = self.lock();
@@ -511,12 +531,20 @@ impl SlotObserver for Arc<Dispatch> {
                 state.trouble.remove(&slot);
                 state.concurrency = seat.concurrency();
                 let before = state.seats.insert(slot, Arc::clone(&seat));
+                if let Some(before) = &before {
+                    state.retire(before);
+                }
                 self.hand_on(&mut state, seat);
+                self.due.notify_one();
                 before
             }),
             SlotEvent::Down { slot, worker, .. } => state.forget(slot, worker),
             SlotEvent::StartFailed { slot, error } => {
                 state.trouble.entry(slot).or_default().failed_starts += 1;
+                state.last_error = Some(error);
+                None
+            }
+            SlotEvent::ReplacementFailed { error, .. } => {
                 state.last_error = Some(error);
                 None
             }
@@ -531,6 +559,11 @@ impl SlotObserver for Arc<Dispatch> {
         drop(state);
         drop(gone);
         self.changed.notify_waiters();
+    }
+
+    fn drained(&self, _: SlotId, worker: WorkerId) -> BoxFuture<()> {
+        let dispatch = Self::clone(self);
+        Box::pin(async move { dispatch.left_by_calls(worker).await })
     }
 }
 

@@ -131,13 +131,14 @@ mod tests {
     use super::*;
     use crate::{
         id::SlotId,
+        pool::seat::Lifetime,
         testing::{FakeBehaviour, FakeWorker},
     };
 
     fn seats(count: u32) -> Vec<Arc<Seat>> {
         let seat = |slot| {
             let worker = FakeWorker::new(SlotId(slot), FakeBehaviour::Echo);
-            Arc::new(Seat::new(SlotId(slot), worker))
+            Arc::new(Seat::new(SlotId(slot), worker, Lifetime::UNBOUNDED))
         };
         (0..count).map(seat).collect()
     }

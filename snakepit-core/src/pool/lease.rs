@@ -61,6 +61,11 @@ impl Lease {
     pub(super) fn begin(&mut self, now: Instant) -> u64 {
         let call_id = self.seat.begin(now);
         self.call_id = Some(call_id);
+        if self.seat.is_last(call_id)
+            && let Some(dispatch) = &self.dispatch
+        {
+            dispatch.look_for_due();
+        }
         call_id
     }
 

@@ -97,9 +97,8 @@ impl Scaler {
 
     /// Ends a slot, once its calls are over.
     async fn end(&self, slot: SlotId, seat: Option<Arc<Seat>>) {
-        if let Some(seat) = seat {
-            self.dispatch.given_back(&seat).await;
-        }
+        drop(seat);
+        self.dispatch.given_back(slot).await;
         if let Err(error) = self.supervisor.terminate_child(slot).await {
             tracing::debug!(%slot, %error, "a slot has ended by itself");
         }

@@ -11,6 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::cause::ReplaceCause;
 use crate::{
     id::SlotId,
     worker::{Worker, WorkerClient},
@@ -36,6 +37,24 @@ pub(super) struct Seat {
     lent: AtomicUsize,
     calls: AtomicU64,
     load: Mutex<Load>,
+    since: Instant,
+    pub(super) lifetime: Lifetime,
+}
+
+/// How long a worker serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lifetime {
+    /// Calls it is given; the largest number where that is not bounded.
+    pub(super) calls: u64,
+    pub(super) until: Option<Instant>,
+}
+
+#[cfg(test)]
+impl Lifetime {
+    pub(super) const UNBOUNDED: Self = Self {
+        calls: u64::MAX,
+        until: None,
+    };
 }
 
 /// What a worker is busy with.
@@ -54,7 +73,7 @@ struct Load {
 }
 
 impl Seat {
-    pub(super) fn new(slot: SlotId, worker: Arc<dyn Worker>) -> Self {
+    pub(super) fn new(slot: SlotId, worker: Arc<dyn Worker>, lifetime: Lifetime) -> Self {
         let client = worker.client();
         let concurrency = worker.concurrency().max(1);
         Self {
@@ -73,7 +92,24 @@ impl Seat {
                 running: BTreeMap::new(),
                 over: Instant::now(),
             }),
+            since: Instant::now(),
+            lifetime,
         }
+    }
+
+    /// Whether this call is the last one that the worker should be given.
+    pub(super) fn is_last(&self, call_id: u64) -> bool {
+        call_id == self.lifetime.calls
+    }
+
+    /// Why it should not serve any longer.
+    pub(super) fn overdue(&self, now: Instant) -> Option<ReplaceCause> {
+        let calls = self.calls();
+        if calls >= self.lifetime.calls {
+            return Some(ReplaceCause::Calls(calls));
+        }
+        let until = self.lifetime.until?;
+        (until <= now).then(|| ReplaceCause::Age(now - self.since))
     }
 
     pub(super) fn is_gone(&self) -> bool {

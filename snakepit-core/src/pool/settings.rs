@@ -9,7 +9,7 @@ use crate::supervision::Shutdown;
 const MAX_WORKERS: usize = 100_000;
 
 /// Settings of a pool, each with its default. [`PoolBuilder`](super::PoolBuilder) sets them one by one and checks them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PoolSettings {
     /// Worker slots, the most there may be; at least 1. Default: the CPUs this process may use.
@@ -56,6 +56,25 @@ pub struct PoolSettings {
     /// SIGKILL. In between, a worker without a call is asked to run its stop hooks and to leave, within as long as the calls
     /// had and at most 2 s; one with a call is sent SIGTERM at once.
     pub shutdown: Shutdown,
+    /// How long a worker serves before it is replaced. Its successor is started first, so it may serve a little longer; what
+    /// it is executing then it finishes. Default `None`; not zero.
+    pub max_age: Option<Duration>,
+    /// How many calls a worker is given before it is replaced; at least 1. As with [`max_age`](Self::max_age): its successor is
+    /// started when that call is sent to it, and until that is ready it is given more. Default `None`.
+    pub max_calls: Option<u64>,
+    /// How many bytes of resident memory the process tree of a worker may have before it is replaced, as the metrics
+    /// collector samples them (every 5 s): a soft limit, which is looked at while calls go on and never interrupts one. A worker
+    /// that was given no call is not replaced, since another would have as much. Default `None`; at least 1.
+    pub max_rss: Option<u64>,
+    /// By how much of itself `max_age` and `max_calls` may be shorter, at random for each worker: from 0 to 1. Default 0.2, so
+    /// that workers which started together are not replaced together.
+    pub recycle_jitter: f64,
+    /// In how many slots a worker may be replaced at the same time, whatever for; at least 1. Default 1, so that there is one
+    /// worker more than slots. A worker that has not finished its calls after 10 s holds up no other slot.
+    pub replacements: usize,
+    /// How long a worker that was replaced may go on with its calls; those that it then executes are lost with it. Default
+    /// `None`: until they are over.
+    pub drain_timeout: Option<Duration>,
 }
 
 impl Default for PoolSettings {
@@ -76,6 +95,12 @@ impl Default for PoolSettings {
             cancel_grace: Duration::from_secs(1),
             start_timeout: Duration::from_secs(60),
             shutdown: Shutdown::default(),
+            max_age: None,
+            max_calls: None,
+            max_rss: None,
+            recycle_jitter: 0.2,
+            replacements: 1,
+            drain_timeout: None,
         }
     }
 }
@@ -136,6 +161,25 @@ impl PoolSettings {
         }
         if self.start_timeout.is_zero() {
             wrong.push("start_timeout is zero: no worker can be ready in that time".to_owned());
+        }
+        if zero(self.max_age) {
+            wrong.push("max_age is zero: no worker could serve; use None for no limit".to_owned());
+        }
+        for (name, limit) in [("max_calls", self.max_calls), ("max_rss", self.max_rss)] {
+            if limit == Some(0) {
+                wrong.push(format!(
+                    "{name} is 0: it must be at least 1, or None for no limit"
+                ));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.recycle_jitter) {
+            wrong.push(format!(
+                "recycle_jitter is {}, it must be 0 to 1",
+                self.recycle_jitter
+            ));
+        }
+        if self.replacements == 0 {
+            wrong.push("replacements is 0: no worker could be replaced; it must be at least 1".to_owned());
         }
         if wrong.is_empty() {
             Ok(())

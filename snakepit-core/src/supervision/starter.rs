@@ -3,6 +3,8 @@
 mod actor;
 mod keeper;
 mod launch;
+mod leaving;
+mod replacement;
 mod shared;
 mod slot_starter;
 mod state;
@@ -12,6 +14,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+pub use replacement::{Departure, ReplaceError, Replaced, Replacement};
 pub(super) use slot_starter::Config;
 pub use slot_starter::{SlotStarter, SlotStarterFactory};
 
@@ -40,6 +43,22 @@ pub trait Starter: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// The ending goes on when the future is dropped.
     async fn terminate(&self, shutdown: Shutdown) -> StarterExit;
+
+    /// Starts another worker and has it serve in place of the one that does, which finishes its calls and is ended then.
+    /// Returns when the new one serves. When it does not become ready nothing has changed.
+    ///
+    /// A slot whose worker is being started gives that start up for the one asked for; one that waits to restart does not
+    /// wait any longer. The default refuses.
+    ///
+    /// # Errors
+    /// See [`ReplaceError`].
+    ///
+    /// # Cancel safety
+    /// The replacement goes on when the future is dropped.
+    async fn replace(&self, replacement: Replacement) -> Result<Replaced, ReplaceError> {
+        drop(replacement);
+        Err(ReplaceError::Unsupported(self.slot()))
+    }
 }
 
 /// Makes the starters of slots. The supervisor calls it again when a starter ended by itself.

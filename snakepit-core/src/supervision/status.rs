@@ -13,6 +13,8 @@ pub enum SlotState {
     Starting,
     /// A worker is ready.
     Serving,
+    /// A worker is ready, and the one that is to replace it is being started.
+    Replacing,
     /// The worker is down; it and its resources are being ended.
     Ending,
     /// The next start waits.
@@ -38,6 +40,7 @@ impl fmt::Display for SlotState {
         match self {
             Self::Starting => f.write_str("starting"),
             Self::Serving => f.write_str("serving"),
+            Self::Replacing => f.write_str("serving, its replacement is being started"),
             Self::Ending => f.write_str("ending"),
             Self::Pausing { left } => write!(f, "restarts in {left:.1?}"),
             Self::Idle => f.write_str("idle"),
@@ -60,6 +63,8 @@ pub struct SlotStatus {
     pub worker: Option<WorkerId>,
     /// The worker's process, where it has one of ours.
     pub pid: Option<u32>,
+    /// The worker that was replaced last, until nothing of it is left.
+    pub leaving: Option<LeavingStatus>,
     /// The resources beside the worker.
     pub resources: Vec<ResourceStatus>,
     /// How often its present starter started a worker again.
@@ -68,6 +73,18 @@ pub struct SlotStatus {
     pub metrics: Option<MetricsSample>,
     /// Why the last worker was not ready or ended, or the last starter ended.
     pub last_failure: Option<Arc<str>>,
+}
+
+/// A worker that was replaced and finishes its calls, in a slot's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeavingStatus {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its process, where it has one of ours.
+    pub pid: Option<u32>,
+    /// Since when it is given no more calls.
+    pub since: Duration,
 }
 
 /// A resource in a slot's status.
@@ -100,6 +117,7 @@ impl SlotStatus {
             state,
             worker: None,
             pid: None,
+            leaving: None,
             resources: Vec::new(),
             restarts: 0,
             metrics: None,

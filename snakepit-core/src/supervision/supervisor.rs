@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 pub use dynamic::{DynamicSupervisor, SupervisorLimits};
 
-use super::{RestartPolicy, Shutdown, SlotStatus, StarterFactory};
+use super::{ReplaceError, Replaced, Replacement, RestartPolicy, Shutdown, SlotStatus, StarterFactory};
 use crate::id::SlotId;
 
 /// What kind of child a spec describes, as in OTP; it matters for counting only.
@@ -132,6 +132,19 @@ pub trait Supervisor: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// The ending goes on when the future is dropped.
     async fn terminate_child(&self, slot: SlotId) -> Result<(), SupervisorError>;
+
+    /// Has a slot's starter [replace](super::Starter::replace) its worker. A quarantined slot is tried again at once.
+    /// The default refuses.
+    ///
+    /// # Errors
+    /// See [`ReplaceError`].
+    ///
+    /// # Cancel safety
+    /// The replacement goes on when the future is dropped.
+    async fn replace_child(&self, slot: SlotId, replacement: Replacement) -> Result<Replaced, ReplaceError> {
+        drop(replacement);
+        Err(ReplaceError::Unsupported(slot))
+    }
 
     /// All children, by slot. Empty once the supervisor has ended.
     async fn which_children(&self) -> Vec<ChildInfo>;

@@ -95,6 +95,14 @@ fn leaves(status: &SlotStatus) -> Vec<String> {
         }
         leaves.push(leaf);
     }
+    if let Some(leaving) = &status.leaving {
+        let mut leaf = leaving.worker.to_string();
+        if let Some(pid) = leaving.pid {
+            leaf += &format!(", pid {pid}");
+        }
+        leaf += &format!(": replaced {:.0?} ago, finishes its calls", leaving.since);
+        leaves.push(leaf);
+    }
     leaves.extend(status.resources.iter().map(|resource| {
         let state = match resource.state {
             ResourceState::Starting => "starting",

@@ -26,12 +26,12 @@ pub enum Record {
     EndAsked(SlotId, WorkerId),
     /// Nothing of the worker is left.
     Gone(SlotId, WorkerId),
-    /// A resource started.
-    ResourceStarted(SlotId, Arc<str>),
-    /// A resource did not start.
-    ResourceFailed(SlotId, Arc<str>),
-    /// A resource ended.
-    ResourceEnded(SlotId, Arc<str>),
+    /// A resource started beside this worker.
+    ResourceStarted(SlotId, WorkerId, Arc<str>),
+    /// A resource did not start beside this worker.
+    ResourceFailed(SlotId, WorkerId, Arc<str>),
+    /// A resource beside this worker ended.
+    ResourceEnded(SlotId, WorkerId, Arc<str>),
 }
 
 impl Record {
@@ -44,9 +44,9 @@ impl Record {
             | Self::Abandoned(slot, _)
             | Self::EndAsked(slot, _)
             | Self::Gone(slot, _)
-            | Self::ResourceStarted(slot, _)
-            | Self::ResourceFailed(slot, _)
-            | Self::ResourceEnded(slot, _) => *slot,
+            | Self::ResourceStarted(slot, ..)
+            | Self::ResourceFailed(slot, ..)
+            | Self::ResourceEnded(slot, ..) => *slot,
         }
     }
 }

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::{FakeStart, Journal, Record, filled, lock};
 use crate::{
-    id::SlotId,
-    supervision::{Resource, ResourceError, ResourceFactory},
+    id::{SlotId, WorkerId},
+    supervision::{MetricsSample, Resource, ResourceError, ResourceFactory},
     worker::Worker,
 };
 
@@ -57,20 +57,36 @@ impl FakeResourceFactory {
     }
 }
 
-/// A resource that writes its start and end to a journal and fails on command.
+/// A resource that writes its start and end to a journal, fails on command and measures what it is told.
 #[derive(Debug)]
 pub struct FakeResource {
     slot: SlotId,
+    worker: WorkerId,
     name: Arc<str>,
     journal: Journal,
     end_takes: Duration,
     failure: watch::Sender<Option<String>>,
+    metrics: Mutex<Option<MetricsSample>>,
 }
 
 impl FakeResource {
     /// Fails with this cause.
     pub fn fail(&self, cause: &str) {
         self.failure.send_replace(Some(cause.to_owned()));
+    }
+
+    /// The worker it is beside.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Has measured this from now on: so many bytes of resident memory, in one process that is idle.
+    pub fn measure(&self, rss_bytes: u64) {
+        *lock(&self.metrics) = Some(MetricsSample {
+            rss_bytes,
+            cpu: 0.0,
+            processes: 1,
+        });
     }
 }
 
@@ -84,8 +100,15 @@ impl Resource for FakeResource {
         if !self.end_takes.is_zero() {
             tokio::time::sleep(self.end_takes).await;
         }
-        self.journal
-            .write(Record::ResourceEnded(self.slot, Arc::clone(&self.name)));
+        self.journal.write(Record::ResourceEnded(
+            self.slot,
+            self.worker,
+            Arc::clone(&self.name),
+        ));
+    }
+
+    fn metrics(&self) -> Option<MetricsSample> {
+        *lock(&self.metrics)
     }
 }
 
@@ -98,8 +121,9 @@ impl ResourceFactory for FakeResourceFactory {
     async fn start(
         &self,
         slot: SlotId,
-        _worker: &Arc<dyn Worker>,
+        worker: &Arc<dyn Worker>,
     ) -> Result<Arc<dyn Resource>, ResourceError> {
+        let worker = worker.id();
         let start = lock(&self.script).pop_front().unwrap_or(FakeStart::ready());
         let (FakeStart::Ready(after) | FakeStart::Fails(after, _)) = &start else {
             assert!(
@@ -113,19 +137,21 @@ impl ResourceFactory for FakeResourceFactory {
         }
         if let FakeStart::Fails(_, said) = start {
             self.journal
-                .write(Record::ResourceFailed(slot, Arc::clone(&self.name)));
+                .write(Record::ResourceFailed(slot, worker, Arc::clone(&self.name)));
             return Err(ResourceError(said));
         }
         let resource = Arc::new(FakeResource {
             slot,
+            worker,
             name: Arc::clone(&self.name),
             journal: self.journal.clone(),
             end_takes: self.end_takes,
             failure: watch::Sender::new(None),
+            metrics: Mutex::default(),
         });
         lock(&self.made).push(Arc::clone(&resource));
         self.journal
-            .write(Record::ResourceStarted(slot, Arc::clone(&self.name)));
+            .write(Record::ResourceStarted(slot, worker, Arc::clone(&self.name)));
         Ok(resource)
     }
 }

@@ -1,7 +1,7 @@
 //! A worker without process.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{FakeBehaviour, FakeClient, Journal, Record, filled, lock};
 use crate::{
+    clock::after,
     id::{SlotId, WorkerId},
     process::{EndReport, EndStep, ExitOutcome},
     worker::{Down, DownReason, Worker, WorkerClient},
@@ -29,6 +30,7 @@ pub struct FakeWorker {
     gone: watch::Sender<Option<EndReport>>,
     end_takes: Duration,
     asked: Mutex<Vec<(Duration, Duration)>>,
+    ending_since: OnceLock<Instant>,
     journal: Journal,
 }
 
@@ -79,6 +81,7 @@ impl FakeWorker {
             gone: watch::Sender::new(None),
             end_takes,
             asked: Mutex::default(),
+            ending_since: OnceLock::new(),
             journal,
         })
     }
@@ -175,7 +178,7 @@ impl Worker for FakeWorker {
     }
 
     async fn end(&self, drain: Duration, grace: Duration) -> EndReport {
-        let began = Instant::now();
+        let began = *self.ending_since.get_or_init(Instant::now);
         let was_up = self.is_up();
         let first = {
             let mut asked = lock(&self.asked);
@@ -191,7 +194,7 @@ impl Worker for FakeWorker {
         let takes = self.end_takes.min(drain.saturating_add(grace));
         let wait = async {
             if !takes.is_zero() {
-                tokio::time::sleep(takes).await;
+                tokio::time::sleep_until(after(began, takes)).await;
             }
         };
         tokio::select! {

@@ -62,15 +62,17 @@ pub(crate) const fn ms(ms: u64) -> Duration {
 
 /// Ready and Down alternate for each slot, and name the same worker.
 pub(crate) fn assert_told_in_pairs(events: &[SlotEvent]) {
+    assert_eq!(replaced(events), 0, "two workers ready in a slot");
+}
+
+/// Each worker that is ready is told down, or another one ready in its place; how many were replaced.
+pub(crate) fn replaced(events: &[SlotEvent]) -> usize {
     let mut ready = std::collections::BTreeMap::new();
+    let mut replaced = 0;
     for event in events {
         match event {
             SlotEvent::Ready { slot, worker } => {
-                assert_eq!(
-                    ready.insert(*slot, worker.id()),
-                    None,
-                    "two workers ready in {slot}"
-                );
+                replaced += usize::from(ready.insert(*slot, worker.id()).is_some());
             }
             SlotEvent::Down { slot, worker, .. } => {
                 assert_eq!(
@@ -88,4 +90,5 @@ pub(crate) fn assert_told_in_pairs(events: &[SlotEvent]) {
             _ => {}
         }
     }
+    replaced
 }

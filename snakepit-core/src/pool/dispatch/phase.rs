@@ -87,6 +87,10 @@ impl Dispatch {
         state.lent == 0 && self.waiters.load(Ordering::Relaxed) == 0
     }
 
+    pub(in crate::pool) fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
     pub(in crate::pool) fn is_starting(&self) -> bool {
         self.lock().phase == Phase::Starting
     }

@@ -34,8 +34,7 @@ impl State {
         self.slots.remove(&slot);
         self.leaving.insert(slot);
         let seat = self.seats.remove(&slot)?;
-        seat.retire();
-        self.idle.remove(&seat);
+        self.retire(&seat);
         Some(seat)
     }
 
@@ -119,11 +118,6 @@ impl Dispatch {
     /// Resolves when there may be too few slots, or the bounds have changed.
     pub(in crate::pool) async fn short(&self) {
         self.short.notified().await;
-    }
-
-    /// Resolves when no call has this worker any more.
-    pub(in crate::pool) async fn given_back(&self, seat: &Seat) {
-        self.until(|_| !seat.is_lent()).await;
     }
 
     /// A slot could not be started: the supervisor is ending.

@@ -11,7 +11,7 @@ use tokio::{
 use super::Config;
 use crate::{
     id::SlotId,
-    worker::{StartError, Worker},
+    worker::{StartError, Worker, WorkerFactory},
 };
 
 /// How a start came out.
@@ -33,9 +33,9 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub(super) fn begin(slot: SlotId, config: &Arc<Config>) -> Self {
+    pub(super) fn begin(slot: SlotId, config: &Arc<Config>, workers: Arc<dyn WorkerFactory>) -> Self {
         let (cancel, cancelled) = oneshot::channel();
-        let task = tokio::spawn(run(slot, Arc::clone(config), cancelled));
+        let task = tokio::spawn(run(slot, Arc::clone(config), workers, cancelled));
         Self {
             task,
             cancel: Some(cancel),
@@ -54,12 +54,17 @@ impl Launch {
     }
 }
 
-async fn run(slot: SlotId, config: Arc<Config>, cancelled: oneshot::Receiver<()>) -> Started {
+async fn run(
+    slot: SlotId,
+    config: Arc<Config>,
+    workers: Arc<dyn WorkerFactory>,
+    cancelled: oneshot::Receiver<()>,
+) -> Started {
     let start = async {
         // The semaphore is never closed; without it a start is merely not bounded.
         let _permit = config.starts.acquire().await;
         let began = Instant::now();
-        (config.workers.start(slot).await, began.elapsed())
+        (workers.start(slot).await, began.elapsed())
     };
     let started = tokio::select! {
         // The cancel comes first: whoever cancels waits for it.
@@ -71,7 +76,7 @@ async fn run(slot: SlotId, config: Arc<Config>, cancelled: oneshot::Receiver<()>
         Some((Ok(worker), took)) => Started::Ready(worker, took),
         Some((Err(error), _)) => Started::Failed(Arc::new(error)),
         None => {
-            config.workers.settle(slot).await;
+            workers.settle(slot).await;
             Started::Cancelled
         }
     }

@@ -5,12 +5,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
-use super::{StarterExit, keeper::Board};
+use super::{ReplaceError, Replaced, Replacement, StarterExit, keeper::Board};
 use crate::{
     id::SlotId,
-    supervision::{Shutdown, SlotState, SlotStatus},
+    supervision::{LeavingStatus, Shutdown, SlotState, SlotStatus},
     worker::Worker,
 };
 
@@ -31,10 +34,20 @@ struct Inner {
     shown: Shown,
     worker: Option<Arc<dyn Worker>>,
     resources: Option<Arc<Board>>,
+    leaving: Option<(Arc<dyn Worker>, Instant)>,
     restarts: u64,
     last_failure: Option<Arc<str>>,
     asked: Option<Shutdown>,
+    /// Requests for another worker that the task has not seen.
+    replace: Vec<Request>,
     exit: Option<StarterExit>,
+}
+
+/// A request for another worker, and who waits for its answer.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) replacement: Replacement,
+    pub(super) reply: oneshot::Sender<Result<Replaced, ReplaceError>>,
 }
 
 /// What the status shows, with a time instead of what is left of it.
@@ -42,6 +55,7 @@ struct Inner {
 pub(super) enum Shown {
     Starting,
     Serving,
+    Replacing,
     Ending,
     Pausing(Instant),
     Idle,
@@ -57,9 +71,11 @@ impl Shared {
                 shown: Shown::Starting,
                 worker: None,
                 resources: None,
+                leaving: None,
                 restarts: 0,
                 last_failure: None,
                 asked: None,
+                replace: Vec::new(),
                 exit: None,
             }),
             asked: Notify::new(),
@@ -77,6 +93,7 @@ impl Shared {
         let state = match inner.shown {
             Shown::Starting => SlotState::Starting,
             Shown::Serving => SlotState::Serving,
+            Shown::Replacing => SlotState::Replacing,
             Shown::Ending => SlotState::Ending,
             Shown::Pausing(until) => SlotState::Pausing {
                 left: until.saturating_duration_since(Instant::now()),
@@ -90,12 +107,18 @@ impl Shared {
         status.last_failure.clone_from(&inner.last_failure);
         let worker = inner.worker.clone();
         let resources = inner.resources.clone();
+        let leaving = inner.leaving.clone();
         drop(inner);
         // Workers and resources are foreign code: they are asked without the lock.
         if let Some(worker) = worker {
             status.worker = Some(worker.id());
             status.pid = worker.pid();
         }
+        status.leaving = leaving.map(|(worker, since)| LeavingStatus {
+            worker: worker.id(),
+            pid: worker.pid(),
+            since: since.elapsed(),
+        });
         if let Some(board) = resources {
             (status.resources, status.metrics) = board.status();
         }
@@ -117,6 +140,11 @@ impl Shared {
         let _old = std::mem::replace(&mut self.lock().resources, board);
     }
 
+    pub(super) fn set_leaving(&self, leaving: Option<Arc<dyn Worker>>) {
+        let leaving = leaving.map(|worker| (worker, Instant::now()));
+        let _old = std::mem::replace(&mut self.lock().leaving, leaving);
+    }
+
     pub(super) fn set_failure(&self, cause: Arc<str>) {
         self.lock().last_failure = Some(cause);
     }
@@ -135,9 +163,29 @@ impl Shared {
         }
     }
 
-    /// Resolves once after each request.
+    /// Asks for another worker; the answer never comes once the starter has ended.
+    pub(super) fn ask_replacement(
+        &self,
+        replacement: Replacement,
+    ) -> oneshot::Receiver<Result<Replaced, ReplaceError>> {
+        let (reply, answer) = oneshot::channel();
+        let mut inner = self.lock();
+        if inner.exit.is_none() {
+            inner.replace.push(Request { replacement, reply });
+            self.asked.notify_one();
+        }
+        answer
+    }
+
+    /// Resolves once after one or more requests.
     pub(super) async fn asked(&self) {
         self.asked.notified().await;
+    }
+
+    /// Whether the end was asked for, and the requests for another worker since the last call.
+    pub(super) fn requests(&self) -> (bool, Vec<Request>) {
+        let mut inner = self.lock();
+        (inner.asked.is_some(), std::mem::take(&mut inner.replace))
     }
 
     /// The time a worker has to end: as asked, or no drain and this grace when nobody asked.
@@ -146,15 +194,26 @@ impl Shared {
         self.lock().asked.unwrap_or(Shutdown { drain, grace })
     }
 
+    /// The time a worker that was replaced has to end: as planned, or less where the slot's end was asked for.
+    pub(super) fn leaving_times(&self, planned: Shutdown) -> Shutdown {
+        self.lock().asked.map_or(planned, |asked| asked.min(planned))
+    }
+
     /// Reports the end, once.
     pub(super) fn finish(&self, exit: StarterExit) {
-        let (worker, resources) = {
+        let left = {
             let mut inner = self.lock();
             inner.exit.get_or_insert(exit);
             inner.shown = Shown::Terminated;
-            (inner.worker.take(), inner.resources.take())
+            let requests = std::mem::take(&mut inner.replace);
+            (
+                inner.worker.take(),
+                inner.resources.take(),
+                inner.leaving.take(),
+                requests,
+            )
         };
-        drop((worker, resources));
+        drop(left);
         self.ended.notify_waiters();
     }
 

@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
 
-use super::{Starter, StarterExit, StarterFactory, actor::Actor, shared::Shared, state::Rules};
+use super::{
+    ReplaceError, Replaced, Replacement, Starter, StarterExit, StarterFactory, actor::Actor, shared::Shared,
+    state::Rules,
+};
 use crate::{
     event::Events,
     id::SlotId,
@@ -145,7 +148,9 @@ fn default_parallel_starts() -> usize {
 ///   failed first start fail `start_child`; here it is retried like any other, since slots start in the
 ///   background.
 /// - When a worker goes down the observer is told, the resources are ended, then the worker and its process
-///   tree, and only then is the next one started: a slot never has two live workers.
+///   tree, and only then is the next one started: a slot has two live workers only while one replaces the other.
+/// - [`Starter::replace`] starts the next worker beside the one that serves. Once it is ready the observer is told, and the
+///   one before finishes its calls; then its resources end, and then it does.
 /// - One restart more than its [`RestartIntensity`] allows and it gives up: [`StarterExit::GaveUp`].
 /// - [`Starter::terminate`] is answered promptly in every phase, also during a start or a pause.
 /// - A starter whose task is killed, or panics, leaves the same as one that was terminated.
@@ -181,6 +186,11 @@ impl Starter for SlotStarter {
     async fn terminate(&self, shutdown: Shutdown) -> StarterExit {
         self.shared.ask(shutdown);
         self.shared.ended().await
+    }
+
+    async fn replace(&self, replacement: Replacement) -> Result<Replaced, ReplaceError> {
+        let answer = self.shared.ask_replacement(replacement).await;
+        answer.unwrap_or(Err(ReplaceError::Ending(self.shared.slot)))
     }
 }
 

@@ -1,12 +1,22 @@
 //! The rules of a starter: what follows from what, without I/O and without a clock.
+//!
+//! A slot has one worker, or is about to. Beside it there may be the worker that was replaced last, which has a course of its
+//! own: it finishes its calls, then its resources end, then it does. Only while there is none may the next one be
+//! started beside a worker that serves, so a slot never has three.
 
+mod course;
 mod event;
+mod leaving;
+mod phase;
+mod requests;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(super) use event::{Effect, Event, Exit, Wait};
+pub(super) use event::{Answer, Departure, Effect, Event, Exit, Refusal, Wait};
+use phase::{AfterEnd, Next};
+pub(super) use phase::{Leaving, Phase};
 
 use crate::{
     clock::after,
@@ -21,51 +31,28 @@ pub(super) struct Rules {
     pub(super) backoff: Backoff,
 }
 
-/// What follows once the worker has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Restart,
-    Rest,
-    Terminate,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    New,
-    Starting,
-    Serving { since: Instant },
-    EndingResources(AfterEnd),
-    EndingWorker(AfterEnd),
-    Pausing { until: Instant },
-    Idle,
-    Cancelling,
-    Ended,
-}
-
-/// Private to the rules; public in name only because [`Phase`] carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AfterEnd(Next);
-
-impl AfterEnd {
-    /// Whether the starter itself ends afterwards.
-    pub(super) fn is_final(self) -> bool {
-        self.0 == Next::Terminate
-    }
-}
-
 /// An event that cannot happen in this phase: a defect of the loop around the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{event:?} cannot happen in {phase:?}")]
+#[error("{event:?} cannot happen in {phase:?}, leaving: {leaving:?}")]
 pub(super) struct IllegalEvent {
     phase: Phase,
+    leaving: Option<Leaving>,
     event: Event,
 }
+
+type Effects = Result<Vec<Effect>, IllegalEvent>;
 
 /// Where a starter stands.
 #[derive(Debug)]
 pub(super) struct State {
     rules: Rules,
     phase: Phase,
+    /// The worker that was replaced, until nothing of it is left.
+    leaving: Option<Leaving>,
+    /// Somebody waits for the worker that was asked for.
+    asked: bool,
+    /// How long the worker that it replaces may go on with its calls.
+    drain: Option<Duration>,
     history: RestartHistory,
     /// Restarts in the present series.
     series: u32,
@@ -80,6 +67,9 @@ impl State {
         Self {
             rules,
             phase: Phase::New,
+            leaving: None,
+            asked: false,
+            drain: None,
             history: RestartHistory::default(),
             series: 0,
             last_pause: Duration::ZERO,
@@ -92,6 +82,11 @@ impl State {
         self.phase
     }
 
+    /// The worker that was replaced: what the starter waits for beside everything else.
+    pub(super) fn leaving(&self) -> Option<Leaving> {
+        self.leaving
+    }
+
     /// How often a worker was started again.
     pub(super) fn restarts(&self) -> u64 {
         self.restarts
@@ -99,9 +94,10 @@ impl State {
 
     pub(super) fn waits_for(&self) -> Wait {
         match self.phase {
-            Phase::New | Phase::Idle | Phase::Ended => Wait::Request,
-            Phase::Starting | Phase::Cancelling => Wait::Start,
+            Phase::New | Phase::Idle | Phase::Finishing(_) | Phase::Ended => Wait::Request,
+            Phase::Starting | Phase::Cancelling(_) => Wait::Start,
             Phase::Serving { .. } => Wait::Down,
+            Phase::Replacing { .. } => Wait::StartOrDown,
             Phase::EndingResources(_) => Wait::ResourcesEnd,
             Phase::EndingWorker(_) => Wait::WorkerEnd,
             Phase::Pausing { until } => Wait::Until(until),
@@ -109,156 +105,28 @@ impl State {
     }
 
     /// Takes an event. An event that is refused changes nothing.
-    pub(super) fn on(&mut self, event: Event, now: Instant) -> Result<Vec<Effect>, IllegalEvent> {
-        let phase = self.phase;
-        match (phase, event) {
-            (Phase::New, Event::Begin) | (Phase::Pausing { .. }, Event::PauseOver) => Ok(self.start()),
-
-            (Phase::Starting, Event::Ready) => {
-                self.phase = Phase::Serving { since: now };
-                Ok(vec![Effect::TellReady, Effect::StartResources])
-            }
-            (Phase::Starting, Event::StartFailed) => {
-                let mut effects = vec![Effect::TellStartFailed];
-                effects.extend(self.restart(now));
-                Ok(effects)
-            }
-
-            (Phase::Serving { since }, Event::Down { normal }) => {
-                self.pardon(now.saturating_duration_since(since));
-                let next = if self.rules.restart.restarts(normal) {
-                    Next::Restart
-                } else {
-                    Next::Rest
-                };
-                self.phase = Phase::EndingResources(AfterEnd(next));
-                Ok(vec![Effect::TellDown, Effect::EndResources])
-            }
-            (Phase::EndingResources(after), Event::ResourcesEnded) => {
-                self.phase = Phase::EndingWorker(after);
-                Ok(Vec::new())
-            }
-            (Phase::EndingWorker(AfterEnd(next)), Event::WorkerEnded) => Ok(match next {
-                Next::Restart => self.restart(now),
-                Next::Rest => {
-                    self.phase = Phase::Idle;
-                    Vec::new()
-                }
-                Next::Terminate => self.finish(Exit::Terminated),
-            }),
-
-            (Phase::New | Phase::Pausing { .. } | Phase::Idle, Event::Terminate) => {
-                Ok(self.finish(Exit::Terminated))
-            }
-            (Phase::Starting, Event::Terminate) => {
-                self.phase = Phase::Cancelling;
-                Ok(vec![Effect::CancelStart])
-            }
-            (Phase::Serving { .. }, Event::Terminate) => {
-                self.phase = Phase::EndingResources(AfterEnd(Next::Terminate));
-                Ok(vec![Effect::TellRequested, Effect::EndResources])
-            }
-            (Phase::EndingResources(_), Event::Terminate) => {
-                self.phase = Phase::EndingResources(AfterEnd(Next::Terminate));
-                Ok(Vec::new())
-            }
-            (Phase::EndingWorker(_), Event::Terminate) => {
-                self.phase = Phase::EndingWorker(AfterEnd(Next::Terminate));
-                Ok(Vec::new())
-            }
-            (Phase::Cancelling | Phase::Ended, Event::Terminate) => Ok(Vec::new()),
-
-            // The worker became ready before it heard of the cancel. It was never told to anybody.
-            (Phase::Cancelling, Event::Ready) => {
-                self.phase = Phase::EndingWorker(AfterEnd(Next::Terminate));
-                Ok(Vec::new())
-            }
-            (Phase::Cancelling, Event::StartFailed) => {
-                let mut effects = vec![Effect::TellStartFailed];
-                effects.extend(self.finish(Exit::Terminated));
-                Ok(effects)
-            }
-            (Phase::Cancelling, Event::StartCancelled) => Ok(self.finish(Exit::Terminated)),
-
-            (
-                Phase::New,
-                Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::Starting,
-                Event::Begin
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::Serving { .. },
-                Event::Begin
-                | Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::ResourcesEnded
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::EndingResources(_),
-                Event::Begin
-                | Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::EndingWorker(_),
-                Event::Begin
-                | Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::Pausing { .. },
-                Event::Begin
-                | Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::WorkerEnded,
-            )
-            | (
-                Phase::Cancelling,
-                Event::Begin
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            )
-            | (
-                Phase::Idle | Phase::Ended,
-                Event::Begin
-                | Event::Ready
-                | Event::StartFailed
-                | Event::StartCancelled
-                | Event::Down { .. }
-                | Event::ResourcesEnded
-                | Event::WorkerEnded
-                | Event::PauseOver,
-            ) => Err(IllegalEvent { phase, event }),
+    pub(super) fn on(&mut self, event: Event, now: Instant) -> Effects {
+        match event {
+            Event::Begin => self.begin(),
+            Event::Ready => self.ready(now),
+            Event::StartFailed => self.start_failed(now),
+            Event::StartCancelled => self.start_cancelled(now),
+            Event::Down { normal } => self.down(normal, now),
+            Event::ResourcesEnded => self.resources_ended(),
+            Event::WorkerEnded => self.worker_ended(now),
+            Event::PauseOver => self.pause_over(),
+            Event::Terminate => Ok(self.terminate()),
+            Event::Replace { drain } => Ok(self.replace(drain)),
+            Event::Leaving(departure) => self.departs(departure),
         }
+    }
+
+    fn illegal(&self, event: Event) -> Effects {
+        Err(IllegalEvent {
+            phase: self.phase,
+            leaving: self.leaving,
+            event,
+        })
     }
 
     fn start(&mut self) -> Vec<Effect> {
@@ -266,9 +134,36 @@ impl State {
         vec![Effect::Start]
     }
 
+    fn start_replacement(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Starting;
+        vec![Effect::StartReplacement]
+    }
+
     fn finish(&mut self, exit: Exit) -> Vec<Effect> {
+        if self.leaving.is_some() {
+            self.phase = Phase::Finishing(exit);
+            return Vec::new();
+        }
         self.phase = Phase::Ended;
         vec![Effect::Finish(exit)]
+    }
+
+    /// The answer to whoever waits for another worker, once.
+    fn answer(&mut self, answer: Answer) -> Option<Effect> {
+        std::mem::take(&mut self.asked).then_some(Effect::Answer(answer))
+    }
+
+    /// The slot is empty, and this was to come then.
+    fn go_on(&mut self, next: Next, now: Instant) -> Vec<Effect> {
+        match next {
+            Next::Restart => self.restart(now),
+            Next::Rest => {
+                self.phase = Phase::Idle;
+                Vec::new()
+            }
+            Next::Replace => self.start_replacement(),
+            Next::Terminate => self.finish(Exit::Terminated),
+        }
     }
 
     /// A worker that was ready for long enough ends the series of restarts.
@@ -288,8 +183,9 @@ impl State {
             return Vec::new();
         }
         if !self.history.add(now, self.rules.intensity) {
-            self.phase = Phase::Ended;
-            return vec![Effect::TellGaveUp, Effect::Finish(Exit::GaveUp)];
+            let mut effects = vec![Effect::TellGaveUp];
+            effects.extend(self.finish(Exit::GaveUp));
+            return effects;
         }
         self.series = self.series.saturating_add(1);
         self.restarts += 1;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::{
     Config, StarterExit,
     keeper::Keeper,
@@ -15,8 +17,26 @@ pub(super) struct Wreck {
     pub(super) shared: Arc<Shared>,
     pub(super) config: Arc<Config>,
     pub(super) launch: Option<Launch>,
-    pub(super) worker: Option<Arc<dyn Worker>>,
+    /// One that was replaced comes first.
+    pub(super) occupants: Vec<Occupant>,
+}
+
+/// A worker in the slot, with its resources.
+pub(super) struct Occupant {
+    pub(super) worker: Arc<dyn Worker>,
     pub(super) keeper: Option<Keeper>,
+    /// Dropped when nothing of it is left.
+    pub(super) gone: Option<oneshot::Sender<()>>,
+}
+
+impl Occupant {
+    pub(super) fn new(worker: Arc<dyn Worker>) -> Self {
+        Self {
+            worker,
+            keeper: None,
+            gone: None,
+        }
+    }
 }
 
 impl Wreck {
@@ -25,21 +45,26 @@ impl Wreck {
         if let Some(launch) = &mut self.launch {
             launch.cancel();
             if let Ok(Started::Ready(worker, _)) = launch.done().await {
-                self.worker = Some(worker);
+                self.occupants.push(Occupant::new(worker));
             }
         }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.stop();
-            keeper.ended().await;
+        for occupant in &mut self.occupants {
+            if let Some(keeper) = &mut occupant.keeper {
+                keeper.stop();
+            }
         }
-        if let Some(worker) = self.worker.take() {
+        for mut occupant in std::mem::take(&mut self.occupants) {
+            if let Some(keeper) = &mut occupant.keeper {
+                keeper.ended().await;
+            }
             let times = self.shared.end_times(self.config.grace);
-            let report = worker.end(times.drain, times.grace).await;
+            let report = occupant.worker.end(times.drain, times.grace).await;
             self.config.events.emit(EventKind::WorkerEnded {
                 slot: self.shared.slot,
-                worker: worker.id(),
+                worker: occupant.worker.id(),
                 report,
             });
+            drop(occupant.gone);
         }
         self.config.workers.settle(self.shared.slot).await;
     }

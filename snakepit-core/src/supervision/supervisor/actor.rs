@@ -19,13 +19,21 @@ use super::{
 use crate::{
     event::{EventKind, Events},
     id::SlotId,
-    supervision::{SlotEvent, SlotObserver, SlotState, SlotStatus, Starter, StarterExit},
+    supervision::{
+        ReplaceError, Replaced, Replacement, SlotEvent, SlotObserver, SlotState, SlotStatus, Starter,
+        StarterExit,
+    },
 };
 
 /// A request from a handle.
 pub(super) enum Command {
     Start(ChildSpec, oneshot::Sender<Result<(), SupervisorError>>),
     Terminate(SlotId, oneshot::Sender<Result<(), SupervisorError>>),
+    Replace(
+        SlotId,
+        Replacement,
+        oneshot::Sender<Result<Replaced, ReplaceError>>,
+    ),
     Which(oneshot::Sender<Vec<ChildInfo>>),
     Count(oneshot::Sender<ChildCounts>),
     /// Answered by dropping the sender, which happens when all has ended.
@@ -35,7 +43,7 @@ pub(super) enum Command {
 /// What a task of the supervisor came back with.
 enum Done {
     Exited(SlotId, StarterExit),
-    /// A starter was asked to terminate; that it did so is told by its watcher.
+    /// A starter was asked for something; that it has ended is told by its watcher.
     Asked,
 }
 
@@ -173,6 +181,7 @@ impl Actor {
                     }
                 }
             }
+            Command::Replace(slot, replacement, reply) => self.replace(slot, replacement, reply),
             Command::Which(reply) => {
                 let _ = reply.send(self.which());
             }
@@ -184,6 +193,32 @@ impl Actor {
                 self.step(Event::Shutdown);
             }
         }
+    }
+
+    fn replace(
+        &mut self,
+        slot: SlotId,
+        replacement: Replacement,
+        reply: oneshot::Sender<Result<Replaced, ReplaceError>>,
+    ) {
+        let refusal = match self.state.on(Event::Wake(slot), Instant::now()) {
+            Ok(effects) => {
+                self.perform(effects);
+                let starter = self.children.get(&slot).and_then(|entry| entry.starter.clone());
+                if let Some(starter) = starter {
+                    self.tasks.spawn(async move {
+                        // An error only says that the caller has left.
+                        let _ = reply.send(starter.replace(replacement).await);
+                        Done::Asked
+                    });
+                    return;
+                }
+                ReplaceError::Ending(slot)
+            }
+            Err(Refusal::NotFound) => ReplaceError::NotFound(slot),
+            Err(Refusal::Ending | Refusal::AlreadyStarted) => ReplaceError::Ending(slot),
+        };
+        let _ = reply.send(Err(refusal));
     }
 
     fn step(&mut self, event: Event) {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     event::Events,
     id::SlotId,
-    supervision::{Quarantine, RestartIntensity, SlotObserver},
+    supervision::{Quarantine, ReplaceError, Replaced, Replacement, RestartIntensity, SlotObserver},
 };
 
 /// Commands under way before callers wait: a command takes microseconds, so more would only hide a stall.
@@ -97,6 +97,11 @@ impl Supervisor for DynamicSupervisor {
         let answer = self.ask(|reply| Command::Terminate(slot, reply)).await;
         // A supervisor that has ended has no children.
         answer.unwrap_or(Err(SupervisorError::NotFound(slot)))
+    }
+
+    async fn replace_child(&self, slot: SlotId, replacement: Replacement) -> Result<Replaced, ReplaceError> {
+        let answer = self.ask(|reply| Command::Replace(slot, replacement, reply)).await;
+        answer.unwrap_or(Err(ReplaceError::Ending(slot)))
     }
 
     async fn which_children(&self) -> Vec<ChildInfo> {

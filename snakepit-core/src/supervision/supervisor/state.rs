@@ -27,6 +27,8 @@ pub(super) enum Event {
     StartChild(SlotId, RestartPolicy),
     /// A child is to be ended.
     TerminateChild(SlotId),
+    /// A child is asked for something: one that rests is started for that.
+    Wake(SlotId),
     /// A child's starter ended; `normal` when it was asked to.
     Exited { slot: SlotId, normal: bool },
     /// Time has passed: rests may be over.
@@ -116,6 +118,7 @@ impl State {
         match event {
             Event::StartChild(slot, policy) => self.start_child(slot, policy, now),
             Event::TerminateChild(slot) => self.terminate_child(slot),
+            Event::Wake(slot) => self.wake(slot, now),
             Event::Exited { slot, normal } => self.exited(slot, normal, now),
             Event::Tick => Ok(self.tick(now)),
             Event::Shutdown => Ok(self.shutdown()),
@@ -158,6 +161,20 @@ impl State {
                 Ok(self.forget(slot))
             }
             Phase::Terminating => Ok(Vec::new()),
+        }
+    }
+
+    fn wake(&mut self, slot: SlotId, now: Instant) -> Result<Vec<Effect>, Refusal> {
+        let child = self.children.get_mut(&slot).ok_or(Refusal::NotFound)?;
+        match child.phase {
+            Phase::Running { .. } => Ok(Vec::new()),
+            Phase::Resting { until } => {
+                self.resting.remove(&(until, slot));
+                child.phase = Phase::Running { since: now };
+                child.restarts += 1;
+                Ok(vec![Effect::Restart(slot)])
+            }
+            Phase::Terminating => Err(Refusal::Ending),
         }
     }
 
