@@ -43,7 +43,8 @@ pub use snakepit_core::{
     host::{ArgumentsError, HostCall},
     pool::{
         Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
-        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, Verdict, WorkerLost,
+        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request,
+        RestartError, Restarted, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
@@ -57,11 +58,13 @@ mod builder;
 mod pool;
 pub mod python_env;
 mod record;
+mod reload;
 
 pub use backend::{Backend, BackendError};
 pub use builder::{PoolBuilder, StartError as PoolError};
-pub use pool::Pool;
+pub use pool::{Pool, ReconfigureError};
 pub use python_env::PythonEnv;
+pub use reload::Reloading;
 
 /// The guide's Rust blocks, compiled and where they need no Python run.
 #[cfg(all(doctest, feature = "backend-port"))]
@@ -89,6 +92,7 @@ mod guide {
     page!(python_environment, "python-environment.md");
     page!(queue, "queue.md");
     page!(scaling, "scaling.md");
+    page!(recycling, "recycling.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");
