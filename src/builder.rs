@@ -1,8 +1,9 @@
 //! Settings of a pool and the choices behind it.
 
 mod environment;
+mod workers;
 
-use std::{error::Error, ffi::OsString, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use snakepit_core::{
@@ -17,7 +18,7 @@ use snakepit_core::{
 
 use crate::{
     Backend, BackendError, Pool, PythonEnv,
-    python_env::{PythonEnvBuilder, PythonEnvError, THREADS},
+    python_env::{PythonEnvBuilder, PythonEnvError},
     record::Record,
 };
 
@@ -343,6 +344,40 @@ impl PoolBuilder {
         }
     }
 
+    /// How long a worker serves before another one takes its place. Default: no limit; see [`PoolSettings::max_age`].
+    pub fn max_age(self, age: Duration) -> Self {
+        self.with(|pool| pool.max_age = Some(age))
+    }
+
+    /// How many calls a worker is given before another one takes its place. Default: no limit; see
+    /// [`PoolSettings::max_calls`].
+    pub fn max_calls(self, calls: u64) -> Self {
+        self.with(|pool| pool.max_calls = Some(calls))
+    }
+
+    /// How many bytes of resident memory a worker's process tree may have before another one takes its place. Default: no
+    /// limit; see [`PoolSettings::max_rss`].
+    pub fn max_rss(self, bytes: u64) -> Self {
+        self.with(|pool| pool.max_rss = Some(bytes))
+    }
+
+    /// By how much of itself a worker's `max_age` and `max_calls` may be shorter. Default 0.2; see
+    /// [`PoolSettings::recycle_jitter`].
+    pub fn recycle_jitter(self, fraction: f64) -> Self {
+        self.with(|pool| pool.recycle_jitter = fraction)
+    }
+
+    /// In how many slots a worker may be replaced at the same time. Default 1; see [`PoolSettings::replacements`].
+    pub fn replacements(self, slots: usize) -> Self {
+        self.with(|pool| pool.replacements = slots)
+    }
+
+    /// How long a worker that was replaced may go on with its calls. Default: until they are over; see
+    /// [`PoolSettings::drain_timeout`].
+    pub fn drain_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.drain_timeout = Some(timeout))
+    }
+
     /// Adds a resource to every slot: started after its worker is ready, ended before it.
     pub fn resource(mut self, resource: Arc<dyn ResourceFactory>) -> Self {
         self.resources.push(resource);
@@ -477,55 +512,20 @@ impl PoolBuilder {
     /// Dropping the future ends what was started, in the background.
     pub async fn start(self) -> Result<Pool, StartError> {
         self.check().map_err(PoolStartError::from)?;
-        let launcher = match self.launcher {
-            Some(launcher) => launcher,
-            None => default_backend(self.backend).launcher()?,
-        };
+        let launcher = self.launcher_of_workers()?;
         let events = Events::new(&self.name);
-        let record = match self.ledger {
-            Some(ledger) => Record::own(ledger),
+        let record = match &self.ledger {
+            Some(ledger) => Record::own(Arc::clone(ledger)),
             #[cfg(feature = "registry")]
-            None => Record::open(self.registry, &events).await?,
+            None => Record::open(self.registry.clone(), &events).await?,
             #[cfg(not(feature = "registry"))]
             None => Record::own(Arc::new(snakepit_core::ledger::MemoryLedger::new())),
         };
-        let mut spec = GrpcWorkerSpec::new(events.clone(), launcher, record.ledger(), PathBuf::new());
-        let python = match self.program {
-            Some((program, args)) => {
-                (spec.program, spec.args) = (program, args);
-                None
-            }
-            None => {
-                let python = discover(self.python).await?;
-                // As many as there will be: their numeric libraries share the CPUs.
-                let workers = NonZeroUsize::new(self.pool.workers).unwrap_or(NonZeroUsize::MIN);
-                let command = python.command(workers);
-                let command = if self.environment.sets(THREADS) {
-                    command.without_thread_limits()
-                } else {
-                    command
-                };
-                (spec.program, spec.args, spec.env) = (command.program, command.args, command.env);
-                Some(python)
-            }
-        };
-        spec.env.extend(record.env());
-        spec.per_slot.slots = self.pool.workers;
-        self.environment.fill_in(&mut spec.per_slot);
-        spec.env_remove = self.env_remove;
-        (spec.cwd, spec.limits) = (self.cwd, self.limits);
-        spec.adapters = self.adapters;
-        spec.host_functions = self.host_functions;
-        spec.paths = self.paths;
-        spec.channel = self.channel;
-        spec.concurrency = self.concurrency;
-        spec.start_deadline = self.start_deadline;
-        spec.heartbeat = self.heartbeat;
-        spec.log_level = self.log_level;
+        let (spec, python) = self.workers_spec(&events, &record, launcher).await?;
 
         let metrics = events.clone();
         let workers = Arc::new(GrpcWorkerFactory::new(spec));
-        let mut pool = CorePool::builder(workers, events).settings(self.pool);
+        let mut pool = CorePool::builder(workers, events.clone()).settings(self.pool);
         if self.metrics {
             pool = pool.resource(Arc::new(MetricsCollector::new(metrics)));
         }
@@ -534,7 +534,7 @@ impl PoolBuilder {
         }
         let (started, ()) = tokio::join!(pool.start(), record.look_around());
         match started {
-            Ok(pool) => Ok(Pool::new(pool, python, record)),
+            Ok(pool) => Ok(Pool::new(pool, python, record, events)),
             Err(error) => {
                 record.close().await;
                 Err(error.into())
@@ -577,28 +577,13 @@ impl PoolBuilder {
         }
         wrong.extend(self.host_functions.problems().iter().cloned());
         self.environment.check(&mut wrong);
+        if self.pool.max_rss.is_some() && !self.metrics && self.resources.is_empty() {
+            wrong.push("max_rss is set, and nothing measures memory: metrics are switched off".to_owned());
+        }
         if wrong.is_empty() {
             Ok(())
         } else {
             Err(SettingsError(wrong))
         }
-    }
-}
-
-fn default_backend(chosen: Option<Backend>) -> Backend {
-    // With none compiled in, the first one names the feature that brings it.
-    chosen
-        .or_else(|| Backend::compiled_in().next())
-        .unwrap_or(Backend::Port)
-}
-
-async fn discover(python: Python) -> Result<PythonEnv, StartError> {
-    let builder = match python {
-        Python::Is(python) => return Ok(python),
-        Python::WillBe(builder) => builder,
-    };
-    match tokio::task::spawn_blocking(|| builder.build()).await {
-        Ok(found) => found.map_err(|error| StartError::Python(Box::new(error))),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

@@ -44,7 +44,8 @@ pub use snakepit_core::{
     host::{ArgumentsError, HostCall},
     pool::{
         Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
-        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, Request, Verdict, WorkerLost,
+        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request,
+        RestartError, Restarted, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
@@ -60,13 +61,15 @@ pub mod config;
 mod pool;
 pub mod python_env;
 mod record;
+mod reload;
 
 pub use backend::{Backend, BackendError};
 pub use builder::{PoolBuilder, StartError as PoolError};
 #[cfg(feature = "config")]
 pub use config::PoolConfig;
-pub use pool::Pool;
+pub use pool::{Pool, ReconfigureError};
 pub use python_env::PythonEnv;
+pub use reload::Reloading;
 
 /// The guide's Rust blocks, compiled and where they need no Python run.
 #[cfg(all(doctest, feature = "backend-port"))]
@@ -96,6 +99,7 @@ mod guide {
     page!(python_environment, "python-environment.md");
     page!(queue, "queue.md");
     page!(scaling, "scaling.md");
+    page!(recycling, "recycling.md");
     page!(settings, "settings.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");

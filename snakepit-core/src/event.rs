@@ -205,8 +205,9 @@ fn trace(pool: &str, kind: &EventKind) {
             tracing::warn!(pool, %slot, error = %crate::rpc::error_chain(&**error), "worker did not start");
         }
         EventKind::ReplacementFailed { slot, error } => {
+            let traceback = error.traceback().map(tracing::field::display);
             tracing::warn!(
-                pool, %slot, error = %crate::rpc::error_chain(&**error),
+                pool, %slot, error = %crate::rpc::error_chain(&**error), traceback,
                 "the new worker did not start, the one before serves on"
             );
         }

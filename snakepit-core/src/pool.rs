@@ -136,6 +136,11 @@ impl Pool {
         self.shared.events.pool()
     }
 
+    /// The settings that it was started with.
+    pub fn settings(&self) -> &PoolSettings {
+        &self.shared.settings
+    }
+
     /// What the pool does right now.
     pub async fn status(&self) -> PoolStatus {
         let slots = self.shared.supervisor.which_children().await;

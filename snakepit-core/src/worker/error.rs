@@ -69,6 +69,22 @@ impl StartError {
     }
 }
 
+impl StartError {
+    /// The traceback of the adapter that failed, as Python prints it.
+    pub fn traceback(&self) -> Option<String> {
+        match &self.kind {
+            StartErrorKind::Adapter(error) => Some(error.traceback()),
+            StartErrorKind::Launch(_)
+            | StartErrorKind::Ledger(_)
+            | StartErrorKind::Exited
+            | StartErrorKind::Channel(_)
+            | StartErrorKind::Deadline(_)
+            | StartErrorKind::ProtocolVersion { .. }
+            | StartErrorKind::Protocol(_) => None,
+        }
+    }
+}
+
 fn describe(outcome: &Option<ExitOutcome>, stderr_tail: &str) -> String {
     let outcome = outcome
         .map(|outcome| format!("; its process {outcome}"))
