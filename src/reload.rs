@@ -127,12 +127,11 @@ impl Files {
     }
 
     /// A file that is new, changed or gone.
-    fn first_changed_since(&self, before: &Self) -> Option<&Path> {
-        let changed = self
-            .0
-            .iter()
-            .find(|(path, file)| before.0.get(*path) != Some(*file));
-        changed.map(|(path, _)| path.as_path())
+    fn first_changed_since<'a>(&'a self, before: &'a Self) -> Option<&'a Path> {
+        let changed = |(path, file): &(&PathBuf, &_)| before.0.get(*path) != Some(*file);
+        let gone = |(path, _): &(&PathBuf, &_)| !self.0.contains_key(*path);
+        let file = self.0.iter().find(changed).or_else(|| before.0.iter().find(gone));
+        file.map(|(path, _)| path.as_path())
     }
 }
 
