@@ -423,7 +423,16 @@ fn every_setting_of_a_pool_can_be_in_a_file() {
         ],
     );
     // Structures are looked at above; what is code stays code.
-    let others = ["name", "pool", "environment", "launcher", "ledger", "resources"].map(|name| (name, ""));
+    let others = [
+        "name",
+        "pool",
+        "environment",
+        "host_functions",
+        "launcher",
+        "ledger",
+        "resources",
+    ]
+    .map(|name| (name, ""));
     all_in_the_schema("", &builder, &others);
 }
 
