@@ -158,6 +158,12 @@ impl PythonEnvBuilder {
         self
     }
 
+    /// What can be said before anything is looked for.
+    #[cfg(feature = "config")]
+    pub(crate) fn check(&self) -> Result<(), PythonEnvError> {
+        packages::validate(&self.packages)
+    }
+
     /// Finds and prepares everything.
     ///
     /// # Errors

@@ -102,6 +102,9 @@ impl Draft {
                     .to_owned(),
             );
         }
+        if let Err(error) = self.python.clone().builder().check() {
+            wrong.push(error.to_string());
+        }
         wrong
     }
 

@@ -208,16 +208,19 @@ impl Size {
 
 impl Kind<Option<u64>> for Size {
     fn words(&self) -> String {
-        Self::WORDS.to_owned()
+        format!("{} or \"none\"", Self::WORDS)
     }
 
     fn read(&self, place: &mut Option<u64>, node: Node<'_>) -> Result<(), Wrong> {
-        *place = Some(Self::read(node)?);
+        *place = match node.text() {
+            Some("none") => None,
+            _ => Some(Self::read(node)?),
+        };
         Ok(())
     }
 
     fn show(&self, value: &Option<u64>) -> Option<Value> {
-        value.map(Self::show)
+        Some(value.map_or_else(|| Value::String("none".to_owned()), Self::show))
     }
 }
 

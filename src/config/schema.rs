@@ -149,7 +149,7 @@ pub(super) fn all() -> Vec<Entry> {
         }),
         entry("max_age", Plain, |d| &mut d.builder.pool.max_age),
         entry("max_calls", Plain, |d| &mut d.builder.pool.max_calls),
-        entry("max_rss", Size, |d| &mut d.builder.pool.max_rss).default("no limit"),
+        entry("max_rss", Size, |d| &mut d.builder.pool.max_rss),
         entry("recycle_jitter", Plain, |d| &mut d.builder.pool.recycle_jitter),
         entry("replacements", Plain, |d| &mut d.builder.pool.replacements),
         entry("drain_timeout", Plain, |d| &mut d.builder.pool.drain_timeout),
@@ -169,7 +169,7 @@ pub(super) fn all() -> Vec<Entry> {
             &mut d.builder.limits.oom_score_adj
         })
         .default("the host's"),
-        entry("limits.memory", Size, |d| &mut d.builder.limits.memory_bytes).default("no limit"),
+        entry("limits.memory", Size, |d| &mut d.builder.limits.memory_bytes),
         entry("limits.pids", Unset, |d| &mut d.builder.limits.pids).default("no limit"),
         entry("limits.cpu_cores", Unset, |d| &mut d.builder.limits.cpu_cores).default("no limit"),
     ];

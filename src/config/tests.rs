@@ -52,6 +52,9 @@ fn every_kind_of_value_arrives_where_it_belongs() {
         deadline = "1m 30s"
         run_timeout = "250ms"
         poison_limit = "none"
+        max_rss = "1GiB"
+        max_calls = 1000
+        recycle_jitter = 0
         heartbeat.interval = "1s"
         shutdown = { drain = "0s", grace = "1500ms" }
 
@@ -99,6 +102,11 @@ fn every_kind_of_value_arrives_where_it_belongs() {
     assert_eq!(settings.deadline, Some(Duration::from_secs(90)));
     assert_eq!(settings.run_timeout, Some(Duration::from_millis(250)));
     assert_eq!((settings.queue_timeout, settings.poison_limit), (None, None));
+    assert_eq!(
+        (settings.max_rss, settings.max_calls),
+        (Some(1 << 30), Some(1000))
+    );
+    assert_eq!((settings.max_age, settings.recycle_jitter), (None, 0.0));
     assert_eq!(builder.heartbeat.interval, Duration::from_secs(1));
     assert_eq!(settings.shutdown.drain, Duration::ZERO);
     assert_eq!(settings.shutdown.grace, Duration::from_millis(1500));
@@ -262,6 +270,14 @@ fn what_is_wrong_is_told_with_its_place() {
             "2:9: pool.p.env: the variable A: `{slt}` stands for nothing: there are {slot}, {slots}, {run_id}, {pool}, {device}",
         ),
         (
+            "packages = [\"--index-url\"]",
+            "2:12: pool.p.packages: `--index-url` is not a package: it begins with a dash, as an option does",
+        ),
+        (
+            "max_age = \"0s\"",
+            "2:11: pool.p.max_age: max_age is zero: no worker could serve; use None for no limit",
+        ),
+        (
             "program = [\"x\"]\npackages = [\"numpy\"]",
             "1:7: pool.p: program runs another program than Python, which has no use for python and packages",
         ),
@@ -366,6 +382,7 @@ fn what_is_in_effect_reads_back_as_the_same() {
         queue_limit = "none"
         deadline = "1m 30s"
         shutdown.drain = "0s"
+        max_rss = "none"
         limits = { memory = "1536MiB", cpu_cores = 2, rlimits = { nofile = [10, "none"] } }
         "#;
     let effective = |text: &str| {
@@ -427,10 +444,10 @@ fn every_setting_of_a_pool_can_be_in_a_file() {
         "name",
         "pool",
         "environment",
-        "host_functions",
         "launcher",
         "ledger",
         "resources",
+        "host_functions",
     ]
     .map(|name| (name, ""));
     all_in_the_schema("", &builder, &others);
