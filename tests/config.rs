@@ -38,6 +38,7 @@ const TWO_POOLS: &str = r#"
 
     [pool.large]
     workers = 2
+    max_rss = "16GiB"
     adapters = ["shop"]
     paths = ["lib"]
     env = { NAME = "{pool}", WORKERS = "{slots}" }

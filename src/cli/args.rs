@@ -191,7 +191,9 @@ impl PoolArgs {
         let builder = self.paths.iter().fold(session::builder(name), PoolBuilder::path);
         let (builder, env) = match self.config.choose()? {
             Some(Chosen { config, name }) => (config.apply(&name, builder)?, config.python(&name)?),
-            None => (builder.workers(1), Some(PythonEnv::builder())),
+            // Nobody looks at figures of a pool that lives for one command, and a scan of the process table in the middle of a
+            // measurement is not what is measured. A file may have a use for them, as max_rss has.
+            None => (builder.workers(1).metrics(false), Some(PythonEnv::builder())),
         };
         let builder = self.adapters.iter().fold(builder, PoolBuilder::adapter);
         let builder = match self.workers {

@@ -30,11 +30,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Measures and reports.
 pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
-    let builder = args
-        .pool
-        .builder("bench", &args.python)?
-        // A scan of the process table in the middle of a measurement is not what is measured.
-        .metrics(false);
+    let builder = args.pool.builder("bench", &args.python)?;
     let builder = args
         .preload
         .iter()

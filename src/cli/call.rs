@@ -16,11 +16,7 @@ use super::{
 pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     check_function(args)?;
-    let builder = args
-        .pool
-        .builder("call", &args.python)?
-        // Nobody looks at figures of a pool that lives for one call.
-        .metrics(false);
+    let builder = args.pool.builder("call", &args.python)?;
     session::small_runtime()?.block_on(session::with_pool(builder, async |pool| {
         if args.stream {
             stream(args, pool).await
