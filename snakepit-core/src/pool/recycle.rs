@@ -124,10 +124,15 @@ impl Recycler {
             tokio::select! {
                 biased;
                 () = self.replacer.stopped() => return,
-                Some(tried) = tries.join_next(), if !tries.is_empty() => if let Ok((slot, replaced)) = tried {
+                Some(tried) = tries.join_next(), if !tries.is_empty() => {
+                    let (slot, replaced) = match tried {
+                        Ok(tried) => tried,
+                        // A defect, or the runtime is being shut down.
+                        Err(error) => return tracing::error!(%error, "workers are not recycled any more"),
+                    };
                     trying.remove(&slot);
                     rest.after(replaced, Instant::now());
-                },
+                }
                 () = dispatch.may_be_due() => {}
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }

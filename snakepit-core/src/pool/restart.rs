@@ -126,7 +126,14 @@ impl Restarter {
                     if !self.replacer.is_stopped() => {}
                 Ok((_, Ok(None))) => {}
                 Ok((slot, Err(error))) => failed = failed.or(Some((slot, error))),
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is being shut down, and the pool with it.
+                    Err(_) => {
+                        let phase = Phase::Stopped;
+                        return Err(RestartError::NotRunning { pool, phase });
+                    }
+                },
             }
         }
         let of = tried.len();
