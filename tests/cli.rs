@@ -374,20 +374,27 @@ fn ctrl_c_twice_ends_what_does_not_listen_at_once() {
 
 #[test]
 fn the_demo_shows_a_crash_and_leaves_nothing() {
-    let ran = Home::new().run(&["demo", "--workers", "2"]);
-    assert_eq!(ran.code, 0, "{}\n{}", ran.stdout, ran.stderr);
-    for part in [
-        "2 workers ready",
-        "919",
-        "1898",
-        "killed by SIGKILL",
-        "starter",
-        ", 0 failed",
-        "2 processes before, 0 after",
+    for (backend, before) in [
+        ("port", "2 processes before, 0 after"),
+        // Keepers and the guardian are there as well.
+        #[cfg(feature = "backend-exec")]
+        ("exec", " processes before, 0 after"),
     ] {
-        assert!(ran.stdout.contains(part), "{part} is not in: {}", ran.stdout);
+        let ran = Home::new().run(&["demo", "--workers", "2", "--backend", backend]);
+        assert_eq!(ran.code, 0, "{}\n{}", ran.stdout, ran.stderr);
+        for part in [
+            "2 workers ready",
+            "919",
+            "1898",
+            "killed by SIGKILL",
+            "starter",
+            ", 0 failed",
+            before,
+        ] {
+            assert!(ran.stdout.contains(part), "{part} is not in: {}", ran.stdout);
+        }
+        assert!(ran.stderr.is_empty(), "{}", ran.stderr);
     }
-    assert!(ran.stderr.is_empty(), "{}", ran.stderr);
 }
 
 #[test]

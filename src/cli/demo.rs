@@ -55,7 +55,7 @@ pub(crate) fn run(args: &DemoArgs, verbose: u8) -> Result<ExitCode, Failure> {
         Ok((survivors::count(), Instant::now()))
     }))?;
     let (before, ending) = before;
-    let left = survivors::count();
+    let left = survivors::wait_for_none();
     screen.step(
         "End",
         "calls are finished, workers ended, and every process that carries this run's id is looked for",

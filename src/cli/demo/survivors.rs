@@ -1,8 +1,27 @@
 //! Looks for processes of this run. The run's id stands in the environment of everything a pool starts.
 
-use std::fs;
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use snakepit::core::RunId;
+
+/// How long the exec backend's guardian may take to leave once nobody needs it; it takes some milliseconds.
+const LEAVES: Duration = Duration::from_secs(2);
+
+/// How many live processes are left that carry this run's id. Blocks until there is none, for a bounded time: the workers have
+/// ended by now, a guardian is about to leave.
+pub(super) fn wait_for_none() -> usize {
+    let began = Instant::now();
+    loop {
+        let left = count();
+        if left == 0 || began.elapsed() > LEAVES {
+            return left;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// How many live processes carry this run's id. A process that has ended has no environment any more.
 pub(super) fn count() -> usize {
