@@ -1,11 +1,9 @@
 //! Looks for processes of this run. The run's id stands in the environment of everything a pool starts.
 
-use std::{
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::{fs, thread, time::Duration};
 
 use snakepit::core::RunId;
+use tokio::time::Instant;
 
 /// How long the exec backend's guardian may take to leave once nobody needs it; it takes some milliseconds.
 const LEAVES: Duration = Duration::from_secs(2);
