@@ -10,7 +10,7 @@ use crate::{
         ground::{Ground, LONG, PATIENCE, eventually},
     },
     launch::LaunchedProcess,
-    process::{EndStep, ExitOutcome, Stat},
+    process::{EndStep, ExitOutcome, Pidfd, Stat},
 };
 
 /// An exit that is told later than this, at the best of several times, is looked for and not told.
@@ -123,6 +123,10 @@ pub(super) async fn told_at_once(ground: Arc<Ground>) -> Finding {
 pub(super) async fn reaped(ground: Arc<Ground>) -> Finding {
     let launched = ground.launch(&Ground::plain("true", &[])).await?;
     let identity = launched.process.identity();
+    // Before Linux 6.9 a zombie may hold the number of its group until its end.
+    if !Pidfd::open(std::process::id())?.can_signal_groups() {
+        launched.end(LONG).await?;
+    }
     let is_reaped =
         || Ok(Stat::read(identity.pid).map_or(true, |stat| stat.start_ticks != identity.start_ticks));
     eventually("a zombie stays", is_reaped).await?;
