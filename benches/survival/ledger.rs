@@ -9,12 +9,20 @@ use crate::{Result, host::Plan, options::Options, record::Record, role::Role, sy
 /// Workers of each host.
 const WORKERS: usize = 100;
 
+/// Backends that hold a worker before its program runs, and that do not.
+pub(crate) const SYSTEMS: [System; 2] = [System::Namespace, System::Port];
+
 /// The record's name of the number of flushes until all workers are ready.
-pub(crate) const FLUSHES: &str = "ledger/flushes";
+pub(crate) fn flushes(system: System) -> String {
+    format!("ledger/{system}/flushes")
+}
 
 /// The record's name of the time until all workers are ready, in milliseconds.
-pub(crate) fn key(durable: bool) -> String {
-    format!("ledger/{}/ms", if durable { "durable" } else { "memory" })
+pub(crate) fn key(system: System, durable: bool) -> String {
+    format!(
+        "ledger/{system}/{}/ms",
+        if durable { "durable" } else { "memory" }
+    )
 }
 
 /// The application that all hosts here are.
@@ -38,14 +46,16 @@ pub(crate) fn state_dir() -> Result<tempfile::TempDir> {
 pub(crate) fn measure(options: &Options, record: &mut Record) -> Result<()> {
     for round in 0..options.rounds {
         eprintln!("ledger: round {} of {}", round + 1, options.rounds);
-        for durable in [round % 2 == 0, round % 2 != 0] {
-            let state = state_dir()?;
-            let mut plan = Plan::new(System::Port, Work::BarePython, WORKERS);
-            plan.state = durable.then(|| state.path().to_owned());
-            let ready = Role::host(&plan)?.ready()?;
-            record.push(key(durable), ready.ms);
-            if durable {
-                record.push(FLUSHES, ready.flushes);
+        for system in SYSTEMS {
+            for durable in [round % 2 == 0, round % 2 != 0] {
+                let state = state_dir()?;
+                let mut plan = Plan::new(system, Work::BarePython, WORKERS);
+                plan.state = durable.then(|| state.path().to_owned());
+                let ready = Role::host(&plan)?.ready()?;
+                record.push(key(system, durable), ready.ms);
+                if durable {
+                    record.push(flushes(system), ready.flushes);
+                }
             }
         }
     }

@@ -177,30 +177,24 @@ fn size_table(record: &Record) -> Table {
 
 fn ledger_table(record: &Record) -> Table {
     let mut table = Table::new("Ledger and cleanup", &["what", "median (quartiles)", "n"]);
-    let rows = [
-        (
-            "100 cold Python workers ready, ledger in memory, ms",
-            ledger::key(false),
-        ),
-        (
-            "100 cold Python workers ready, durable ledger, ms",
-            ledger::key(true),
-        ),
-        ("its flushes until then", ledger::FLUSHES.to_owned()),
-        (
-            "`snakepit cleanup` of 100 orphan trees, ms",
-            cleanup::key(By::Command, true),
-        ),
-        ("the same by the library, ms", cleanup::key(By::Library, true)),
-        (
-            "`snakepit cleanup` with nothing to clean, ms",
-            cleanup::key(By::Command, false),
-        ),
-        ("the same by the library, ms", cleanup::key(By::Library, false)),
+    let ready = |system, ledger| format!("100 cold Python workers ready, {system}, {ledger}, ms");
+    let ledgers = ledger::SYSTEMS.map(|system| {
+        [
+            (ready(system, "ledger in memory"), ledger::key(system, false)),
+            (ready(system, "durable ledger"), ledger::key(system, true)),
+            ("its flushes until then".to_owned(), ledger::flushes(system)),
+        ]
+    });
+    let cleanups = [
+        ("`snakepit cleanup` of 100 orphan trees, ms", By::Command, true),
+        ("the same by the library, ms", By::Library, true),
+        ("`snakepit cleanup` with nothing to clean, ms", By::Command, false),
+        ("the same by the library, ms", By::Library, false),
     ];
-    for (what, key) in rows {
+    let cleanups = cleanups.map(|(what, by, orphans)| (what.to_owned(), cleanup::key(by, orphans)));
+    for (what, key) in ledgers.into_iter().flatten().chain(cleanups) {
         table.row([
-            what.to_owned(),
+            what,
             spread(record.spread(&key)),
             record.values(&key).len().to_string(),
         ]);

@@ -54,7 +54,10 @@ pub(crate) fn list(record: &Record) -> Vec<Target> {
             "100 cold Python workers ready: durable ledger against memory",
             Goal::AtMost(1.05),
             "x",
-            record.ratio(&ledger::key(true), &ledger::key(false)),
+            record.ratio(
+                &ledger::key(System::Port, true),
+                &ledger::key(System::Port, false),
+            ),
         ),
         Target::new(
             "`snakepit cleanup` of 100 orphan trees",

@@ -102,6 +102,10 @@ impl Launcher for ExecLauncher {
         NAME
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     /// # Errors
     /// [`LaunchError::Cwd`] and [`LaunchError::Exec`] for what they name, [`LaunchError::Unavailable`] for a limit that
     /// cannot be had here, [`LaunchError::Backend`] around a [`ContainmentError`] where no process can be contained as asked

@@ -114,6 +114,12 @@ pub trait Launcher: Send + Sync + fmt::Debug {
     /// The name by which users choose this backend, as in `port`.
     fn name(&self) -> &str;
 
+    /// Whether a launched process is held before it executes its program. It costs next to nothing until its gate opens then,
+    /// and any number of them may be held at a time, so that they are recorded together. The default says no.
+    fn holds(&self) -> bool {
+        false
+    }
+
     /// Creates the process, held at its gate.
     ///
     /// # Errors

@@ -9,13 +9,13 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use snakepit_core::{SlotId, testing::{FakeStart, FakeWorkerFactory}, worker::WorkerFactory};
+//! use snakepit_core::{SlotId, testing::{FakeStart, FakeWorkerFactory}, worker::{StartTurn, WorkerFactory}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! let factory = FakeWorkerFactory::new().with_script([FakeStart::fails("no such module")]);
-//! assert!(factory.start(SlotId(0)).await.is_err());
-//! let worker = factory.start(SlotId(0)).await.expect("the script is used up");
+//! assert!(factory.start(SlotId(0), StartTurn::now()).await.is_err());
+//! let worker = factory.start(SlotId(0), StartTurn::now()).await.expect("the script is used up");
 //! factory.worker(SlotId(0)).expect("it is live").crash();
 //! println!("{}", worker.down().await);
 //! # }

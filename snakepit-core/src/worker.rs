@@ -7,6 +7,7 @@ mod concurrency;
 mod down;
 mod error;
 mod grpc;
+mod turn;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ pub use grpc::{
     Affinity, ChannelSpec, CoreSet, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat,
     ParseCoresError, PerSlot, Template, TemplateError,
 };
+pub use turn::{StartPermit, StartTurn, StartTurns};
 
 use crate::{
     id::{SlotId, WorkerId},
@@ -81,14 +83,15 @@ pub trait Worker: Send + Sync + fmt::Debug {
 /// Makes the workers of a slot, one after the other.
 #[async_trait]
 pub trait WorkerFactory: Send + Sync + fmt::Debug {
-    /// Starts a worker and returns it ready, or fails and leaves nothing behind.
+    /// Starts a worker and returns it ready, or fails and leaves nothing behind. It waits for its `turn` before it does what
+    /// costs much, and holds the permit until the worker is ready.
     ///
     /// # Errors
     /// Which phase failed, why, and what the process said last.
     ///
     /// # Cancel safety
     /// Dropping the future ends whatever it had started, in the background.
-    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError>;
+    async fn start(&self, slot: SlotId, turn: StartTurn) -> Result<Arc<dyn Worker>, StartError>;
 
     /// Resolves when nothing is left of this slot's starts whose future was dropped. A starter waits for it
     /// before it reports that the slot has ended. The default has nothing to wait for.

@@ -16,7 +16,7 @@ use fake::{Fault, Stage};
 use snakepit_core::{
     SlotId,
     ledger::RowState,
-    worker::{DownReason, Heartbeat, StartPhase, WorkerFactory as _},
+    worker::{DownReason, Heartbeat, StartPhase, StartTurn, StartTurns, WorkerFactory as _},
 };
 use snakepit_proto::v1::CallRequest;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,13 +37,66 @@ async fn until(mut done: impl FnMut() -> bool) {
 #[tokio::test]
 async fn a_start_and_an_end_go_through_their_steps_in_order() {
     let stage = Stage::with(&[]);
-    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    let worker = stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap();
     assert_eq!(stage.done(), ["reserve", "launch", "activate", "gate"]);
     assert_eq!(stage.rows().await[0].state, RowState::Active);
     let report = worker.end(Duration::ZERO, Duration::ZERO).await;
     assert!(report.is_complete());
     assert_eq!(stage.done()[4..], ["ending", "end", "release"]);
     assert!(stage.rows().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_start_is_on_record_before_its_turn_and_its_deadline_waits_with_it() {
+    for (holds, before) in [
+        (true, &["reserve", "launch", "activate"][..]),
+        (false, &["reserve"]),
+    ] {
+        let stage = Stage::holding(holds);
+        let turns = StartTurns::new(1);
+        let other = turns.turn().come().await;
+        let factory = stage.factory(|spec| spec.start_deadline = Duration::from_secs(5));
+        let turn = turns.turn();
+        let starting = tokio::spawn(async move { factory.start(SLOT, turn).await });
+        until(|| stage.done().len() >= before.len()).await;
+        // Longer than the start deadline.
+        sleep(Duration::from_millis(5500)).await;
+        assert_eq!(stage.done(), before, "holds: {holds}");
+        drop(other);
+        let worker = timeout(LIMIT, starting).await.unwrap().unwrap().unwrap();
+        assert_eq!(stage.done(), ["reserve", "launch", "activate", "gate"]);
+        assert!(
+            timeout(Duration::ZERO, turns.turn().come()).await.is_ok(),
+            "the permit was given back"
+        );
+        worker.end(Duration::ZERO, Duration::ZERO).await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_before_its_turn_leaves_nothing() {
+    for (holds, done) in [
+        (
+            true,
+            &["reserve", "launch", "activate", "ending", "end", "release"][..],
+        ),
+        (false, &["reserve", "release"]),
+    ] {
+        let stage = Stage::holding(holds);
+        let turns = StartTurns::new(1);
+        let _other = turns.turn().come().await;
+        let factory = stage.factory(|_| {});
+        let mut starting = factory.start(SLOT, turns.turn());
+        let recorded = if holds { 3 } else { 1 };
+        tokio::select! {
+            _ = &mut starting => panic!("it is not its turn"),
+            () = until(|| stage.done().len() == recorded) => {}
+        }
+        drop(starting);
+        timeout(LIMIT, factory.settle(SLOT)).await.unwrap();
+        assert_eq!(stage.done(), done, "holds: {holds}");
+        assert!(stage.rows().await.is_empty());
+    }
 }
 
 #[tokio::test]
@@ -60,7 +113,11 @@ async fn a_failure_at_any_step_undoes_all_earlier_ones() {
     ];
     for (fault, phase, until, undone) in steps {
         let stage = Stage::with(&[fault]);
-        let error = stage.factory(|_| {}).start(SLOT).await.unwrap_err();
+        let error = stage
+            .factory(|_| {})
+            .start(SLOT, StartTurn::now())
+            .await
+            .unwrap_err();
         assert_eq!(error.phase, phase, "{error}");
         let expected = [&["reserve", "launch", "activate", "gate"][..until], undone].concat();
         assert_eq!(stage.done(), expected, "{fault:?}");
@@ -71,13 +128,17 @@ async fn a_failure_at_any_step_undoes_all_earlier_ones() {
 #[tokio::test]
 async fn a_row_stays_when_nobody_could_confirm_that_nothing_is_left() {
     let stage = Stage::with(&[Fault::Unconfirmed]);
-    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    let worker = stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap();
     let report = worker.end(Duration::ZERO, Duration::ZERO).await;
     assert!(!report.is_complete());
     assert_eq!(stage.rows().await[0].state, RowState::Ending);
 
     let stage = Stage::with(&[Fault::Unconfirmed, Fault::Gate]);
-    stage.factory(|_| {}).start(SLOT).await.unwrap_err();
+    stage
+        .factory(|_| {})
+        .start(SLOT, StartTurn::now())
+        .await
+        .unwrap_err();
     assert_eq!(stage.rows().await[0].state, RowState::Ending);
 }
 
@@ -85,7 +146,7 @@ async fn a_row_stays_when_nobody_could_confirm_that_nothing_is_left() {
 async fn a_ledger_that_fails_at_the_end_keeps_nobody_from_ending() {
     for fault in [Fault::Ending, Fault::Release] {
         let stage = Stage::with(&[fault]);
-        let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+        let worker = stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap();
         let report = worker.end(Duration::ZERO, Duration::ZERO).await;
         assert!(report.is_complete());
         assert_eq!(stage.done()[4..], ["ending", "end", "release"], "{fault:?}");
@@ -97,7 +158,7 @@ async fn a_ledger_that_fails_at_the_end_keeps_nobody_from_ending() {
 async fn a_worker_that_became_ready_as_its_caller_left_is_ended_like_any_other() {
     let stage = Stage::with(&[]);
     let factory = stage.factory(|_| {});
-    let mut start = factory.start(SLOT);
+    let mut start = factory.start(SLOT, StartTurn::now());
     // Begun, and not looked at again.
     assert!(timeout(Duration::ZERO, &mut start).await.is_err());
     until(|| stage.ready.load(Ordering::Acquire)).await;
@@ -112,7 +173,7 @@ async fn a_worker_that_became_ready_as_its_caller_left_is_ended_like_any_other()
 async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
     let stage = Stage::with_slow_launch();
     let factory = stage.factory(|_| {});
-    let start = factory.start(SLOT);
+    let start = factory.start(SLOT, StartTurn::now());
     assert!(timeout(Duration::from_millis(20), start).await.is_err());
     timeout(LIMIT, factory.settle(SLOT)).await.unwrap();
     // A process that is being created has a row until it is gone.
@@ -121,7 +182,7 @@ async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
 
     let stage = Stage::with_slow_launch();
     let factory = stage.factory(|spec| spec.start_deadline = Duration::from_millis(20));
-    let error = factory.start(SLOT).await.unwrap_err();
+    let error = factory.start(SLOT, StartTurn::now()).await.unwrap_err();
     assert_eq!(error.phase, StartPhase::Launch);
     assert_eq!(stage.done(), ["reserve", "launch", "ending", "end", "release"]);
 }
@@ -130,7 +191,7 @@ async fn a_launch_whose_start_was_given_up_is_seen_to_its_end() {
 async fn a_host_that_stood_still_does_not_blame_a_worker_that_starts() {
     let stage = Stage::with_slow_launch();
     let factory = stage.factory(|spec| spec.start_deadline = Duration::from_secs(3));
-    let mut start = factory.start(SLOT);
+    let mut start = factory.start(SLOT, StartTurn::now());
     assert!(timeout(Duration::from_millis(20), &mut start).await.is_err());
     // The one thread of this runtime does nothing else meanwhile.
     std::thread::sleep(Duration::from_millis(3400));
@@ -141,7 +202,7 @@ async fn a_host_that_stood_still_does_not_blame_a_worker_that_starts() {
 #[tokio::test]
 async fn an_ending_that_is_joined_in_no_time_waits_for_nothing() {
     let stage = Stage::with(&[]);
-    let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+    let worker = stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap();
     let patient = tokio::spawn({
         let worker = Arc::clone(&worker);
         async move { worker.end(Duration::MAX, Duration::MAX).await }
@@ -168,7 +229,7 @@ fn an_ending_whose_runtime_is_gone_is_told_as_not_confirmed() {
     };
     let first = runtime();
     let worker = first.block_on(async {
-        let worker = stage.factory(|_| {}).start(SLOT).await.unwrap();
+        let worker = stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap();
         let ending = worker.end(LIMIT, LIMIT);
         assert!(timeout(Duration::from_millis(1), ending).await.is_err());
         worker
@@ -191,7 +252,7 @@ fn a_stream_whose_runtime_is_gone_does_not_look_complete() {
             .unwrap()
     };
     let (first, second) = (runtime(), runtime());
-    let worker = first.block_on(async { stage.factory(|_| {}).start(SLOT).await.unwrap() });
+    let worker = first.block_on(async { stage.factory(|_| {}).start(SLOT, StartTurn::now()).await.unwrap() });
     let call = worker.client().call_stream(CallRequest::default(), 1);
     // The connection lives in the first runtime, the caller in the second.
     let caller = second.spawn(call);
@@ -220,7 +281,7 @@ fn fast() -> Heartbeat {
 async fn a_host_that_stood_still_does_not_blame_its_workers() {
     let stage = Stage::with(&[]);
     let factory = stage.factory(|spec| spec.heartbeat = fast());
-    let worker = factory.start(SLOT).await.unwrap();
+    let worker = factory.start(SLOT, StartTurn::now()).await.unwrap();
     for still in [1000, 150, 1200, 30, 1100] {
         let pings = *stage.pings.lock().unwrap();
         // The one thread of this runtime does nothing else meanwhile.
@@ -237,7 +298,7 @@ async fn a_worker_that_stops_answering_is_stuck_whatever_it_answered_before() {
     for fault in [Fault::Mute, Fault::MuteAfterErrors] {
         let stage = Stage::with(&[fault]);
         let factory = stage.factory(|spec| spec.heartbeat = fast());
-        let worker = factory.start(SLOT).await.unwrap();
+        let worker = factory.start(SLOT, StartTurn::now()).await.unwrap();
         let begun = Instant::now();
         let down = timeout(LIMIT, worker.down()).await.expect("it is stuck");
         assert_eq!(down.reason, DownReason::Unresponsive(fast().stuck_after));

@@ -15,7 +15,7 @@ use snakepit_core::{
         MetricsCollector, MetricsSample, ResourceFactory, Sampler, Shutdown, SlotStarterFactory, Starter,
     },
     testing::{FakeBehaviour, FakeWorker, RecordingObserver},
-    worker::{Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory},
+    worker::{Down, DownReason, StartError, StartTurn, Worker, WorkerClient, WorkerFactory},
 };
 
 /// A fake worker that says it has this process.
@@ -50,7 +50,7 @@ struct Factory(u32);
 
 #[async_trait]
 impl WorkerFactory for Factory {
-    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+    async fn start(&self, slot: SlotId, _turn: StartTurn) -> Result<Arc<dyn Worker>, StartError> {
         Ok(with_pid(self.0, slot))
     }
 }

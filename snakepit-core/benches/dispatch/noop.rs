@@ -12,7 +12,7 @@ use snakepit_core::{
     pool::{Pool, PoolStartError},
     process::{EndReport, EndStep, ExitOutcome},
     worker::{
-        BoxFuture, Down, DownReason, ItemStream, StartError, TransportError, Worker, WorkerClient,
+        BoxFuture, Down, DownReason, ItemStream, StartError, StartTurn, TransportError, Worker, WorkerClient,
         WorkerFactory,
     },
 };
@@ -38,7 +38,7 @@ struct NoopFactory;
 
 #[async_trait]
 impl WorkerFactory for NoopFactory {
-    async fn start(&self, _slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+    async fn start(&self, _slot: SlotId, _turn: StartTurn) -> Result<Arc<dyn Worker>, StartError> {
         Ok(Arc::new(Noop {
             id: WorkerId::next(),
             ended: watch::Sender::new(false),

@@ -9,7 +9,7 @@ use snakepit_core::{
     supervision::{
         Shutdown, SlotEvent, SlotObserver, SlotState, SlotStatus, Starter, StarterExit, StarterFactory,
     },
-    worker::WorkerFactory,
+    worker::{StartTurn, WorkerFactory},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -67,7 +67,7 @@ struct Direct {
 async fn run(child: Arc<Direct>, config: Arc<Config>) {
     let slot = child.slot;
     let began = Instant::now();
-    let exit = match config.workers.start(slot).await {
+    let exit = match config.workers.start(slot, StartTurn::now()).await {
         Err(_) => StarterExit::Killed,
         Ok(worker) => {
             config.events.emit(EventKind::WorkerReady {

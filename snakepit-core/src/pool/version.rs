@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{
     id::SlotId,
-    worker::{StartError, Worker, WorkerFactory},
+    worker::{StartError, StartTurn, Worker, WorkerFactory},
 };
 
 /// The factory of all workers that are started from now on; a restart with another configuration changes it.
@@ -39,8 +39,8 @@ impl Version {
 
 #[async_trait]
 impl WorkerFactory for Version {
-    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
-        self.current().start(slot).await
+    async fn start(&self, slot: SlotId, turn: StartTurn) -> Result<Arc<dyn Worker>, StartError> {
+        self.current().start(slot, turn).await
     }
 
     async fn settle(&self, slot: SlotId) {

@@ -16,7 +16,7 @@ use super::{FakeBehaviour, FakeWorker, Journal, Record, lock};
 use crate::{
     id::{SlotId, WorkerId},
     process::ExitOutcome,
-    worker::{StartError, StartErrorKind, StartPhase, Worker, WorkerFactory},
+    worker::{StartError, StartErrorKind, StartPhase, StartTurn, Worker, WorkerFactory},
 };
 
 /// The first pid of a fake worker: above the kernel's highest (`PID_MAX_LIMIT`, 4,194,304), so that it names no
@@ -220,7 +220,8 @@ impl Drop for Attempt {
 
 #[async_trait]
 impl WorkerFactory for FakeWorkerFactory {
-    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
+    async fn start(&self, slot: SlotId, turn: StartTurn) -> Result<Arc<dyn Worker>, StartError> {
+        let _permit = turn.come().await;
         let worker = WorkerId::next();
         let (start, plan) = {
             let mut plan = lock(&self.shared.plan);

@@ -25,7 +25,7 @@ use output::StderrTail;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{Concurrency, Down, DownReason, StartError, Worker, WorkerClient, WorkerFactory};
+use super::{Concurrency, Down, DownReason, StartError, StartTurn, Worker, WorkerClient, WorkerFactory};
 use crate::{
     event::Events,
     host::HostFunctions,
@@ -182,8 +182,8 @@ impl GrpcWorkerFactory {
 
 #[async_trait]
 impl WorkerFactory for GrpcWorkerFactory {
-    async fn start(&self, slot: SlotId) -> Result<Arc<dyn Worker>, StartError> {
-        start::start(Arc::clone(&self.spec), slot, &self.starts_of(slot)).await
+    async fn start(&self, slot: SlotId, turn: StartTurn) -> Result<Arc<dyn Worker>, StartError> {
+        start::start(Arc::clone(&self.spec), slot, turn, &self.starts_of(slot)).await
     }
 
     async fn settle(&self, slot: SlotId) {

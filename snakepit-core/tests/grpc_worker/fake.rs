@@ -73,6 +73,8 @@ pub(crate) struct Stage {
     faults: Vec<Fault>,
     /// How long a launch takes.
     launch_takes: Duration,
+    /// Whether the launcher holds processes.
+    holds: bool,
     done: Mutex<Vec<&'static str>>,
     pub(crate) pings: Mutex<u32>,
     pub(crate) ready: AtomicBool,
@@ -94,6 +96,13 @@ impl Stage {
     pub(crate) fn with_slow_launch() -> Arc<Self> {
         Arc::new(Self {
             launch_takes: Duration::from_millis(200),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn holding(holds: bool) -> Arc<Self> {
+        Arc::new(Self {
+            holds,
             ..Self::default()
         })
     }
@@ -209,6 +218,10 @@ impl Drop for Dropped<'_> {
 impl Launcher for FakeLauncher {
     fn name(&self) -> &str {
         "fake"
+    }
+
+    fn holds(&self) -> bool {
+        self.stage.holds
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {

@@ -12,7 +12,7 @@ use std::{
 use snakepit_core::{
     host::HostFunctions,
     rpc::codec,
-    worker::{DownReason, Worker, WorkerFactory as _},
+    worker::{DownReason, StartTurn, Worker, WorkerFactory as _},
 };
 use snakepit_proto::{
     MAX_HOST_MESSAGE,
@@ -79,7 +79,7 @@ impl Scene {
             });
         let worker = stage
             .factory(|spec| spec.host_functions = functions)
-            .start(SLOT)
+            .start(SLOT, StartTurn::now())
             .await
             .unwrap();
         until(|| lock(&stage.host).is_some()).await;
@@ -163,7 +163,7 @@ async fn no_stream_is_opened_where_there_is_nothing_to_call_or_nobody_who_can() 
         let stage = Stage::with(&faults);
         let worker = stage
             .factory(|spec| spec.host_functions = functions)
-            .start(SLOT)
+            .start(SLOT, StartTurn::now())
             .await
             .unwrap();
         // A stream would have been opened before Ready was asked for, and this comes after it.

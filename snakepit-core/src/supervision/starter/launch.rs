@@ -17,7 +17,7 @@ use crate::{
 /// How a start came out.
 #[derive(Debug)]
 pub(super) enum Started {
-    /// Ready, after this time from the start of its launch.
+    /// Ready, after this time, in which it did not wait for its turn.
     Ready(Arc<dyn Worker>, Duration),
     /// Failed; nothing is left.
     Failed(Arc<StartError>),
@@ -61,10 +61,10 @@ async fn run(
     cancelled: oneshot::Receiver<()>,
 ) -> Started {
     let start = async {
-        // The semaphore is never closed; without it a start is merely not bounded.
-        let _permit = config.starts.acquire().await;
         let began = Instant::now();
-        (workers.start(slot).await, began.elapsed())
+        let turn = config.starts.turn();
+        let started = workers.start(slot, turn.clone()).await;
+        (started, began.elapsed().saturating_sub(turn.waited()))
     };
     let started = tokio::select! {
         // The cancel comes first: whoever cancels waits for it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
+use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{
     ReplaceError, Replaced, Replacement, Starter, StarterExit, StarterFactory, actor::Actor, shared::Shared,
@@ -20,7 +20,7 @@ use crate::{
     supervision::{
         Backoff, ResourceFactory, RestartIntensity, RestartPolicy, Shutdown, SlotObserver, SlotStatus,
     },
-    worker::WorkerFactory,
+    worker::{StartTurns, WorkerFactory},
 };
 
 /// What all starters of a supervisor have in common.
@@ -34,7 +34,7 @@ pub(in crate::supervision) struct Config {
     /// Between SIGTERM and SIGKILL for a worker that went down by itself.
     pub(super) grace: Duration,
     /// Bounds the starts under way.
-    pub(super) starts: Arc<Semaphore>,
+    pub(super) starts: StartTurns,
 }
 
 /// Makes [`SlotStarter`]s that share a worker factory, an observer and a bound on parallel starts. Clones
@@ -60,7 +60,7 @@ impl SlotStarterFactory {
                 events,
                 rules,
                 grace: Shutdown::default().grace,
-                starts: Arc::new(Semaphore::new(default_parallel_starts())),
+                starts: StartTurns::new(default_parallel_starts()),
             }),
         }
     }
@@ -101,15 +101,15 @@ impl SlotStarterFactory {
         self.with(|config| config.grace = grace)
     }
 
-    /// How many workers may be starting at the same time, over all slots. Zero counts as one.
+    /// How many workers may load their program at the same time, over all slots. Zero counts as one. Those that a launcher
+    /// [holds](crate::launch::Launcher::holds) meanwhile do not count.
     ///
     /// Default four for each core, at least eight. A start is bound by CPU (its imports), so more than one
     /// for each core gains nothing but cover for the waits in between; with far more, all of them come close
     /// to their start deadline together.
     #[must_use]
     pub fn with_parallel_starts(self, starts: usize) -> Self {
-        let starts = starts.clamp(1, Semaphore::MAX_PERMITS);
-        self.with(|config| config.starts = Arc::new(Semaphore::new(starts)))
+        self.with(|config| config.starts = StartTurns::new(starts))
     }
 
     /// Starts a starter for a slot.

@@ -14,7 +14,7 @@ use snakepit_proto::{
 use tokio::{
     net::{TcpStream, UnixStream},
     sync::{oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +32,7 @@ use crate::{
     ledger::{LedgerError, Row, RowState},
     process::Containment,
     rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
-    worker::{BoxFuture, StartError, StartErrorKind, StartPhase, Worker},
+    worker::{BoxFuture, StartError, StartErrorKind, StartPhase, StartTurn, Worker},
 };
 
 /// How long to wait for a worker's last words once its start has failed.
@@ -57,6 +57,7 @@ struct Progress {
 pub(super) async fn start(
     spec: Arc<GrpcWorkerSpec>,
     slot: SlotId,
+    turn: StartTurn,
     starts: &TaskTracker,
 ) -> Result<Arc<dyn Worker>, StartError> {
     // Dropped with this future, it tells the task that nobody wants the worker any more.
@@ -64,7 +65,7 @@ pub(super) async fn start(
     let (answer, result) = oneshot::channel();
     let id = WorkerId::next();
     starts.spawn(async move {
-        let result = run(spec, slot, id, &mut wanted).await;
+        let result = run(spec, slot, id, turn, &mut wanted).await;
         let worker = result.as_ref().ok().map(Arc::clone);
         // An answer that was sent is dropped unread when the caller leaves before it looks.
         let received = answer.send(result).is_ok() && wanted.await.is_ok();
@@ -95,6 +96,7 @@ async fn run(
     spec: Arc<GrpcWorkerSpec>,
     slot: SlotId,
     id: WorkerId,
+    turn: StartTurn,
     wanted: &mut oneshot::Receiver<()>,
 ) -> Result<Arc<dyn Worker>, StartError> {
     let mut progress = Progress {
@@ -107,29 +109,79 @@ async fn run(
     let kind = tokio::select! {
         biased;
         _ = wanted => StartErrorKind::Channel("the start was abandoned".into()),
-        result = within(spec.start_deadline, steps(&spec, slot, id, &mut progress)) => match result {
-            Some(Ok(worker)) => return Ok(worker),
-            Some(Err(kind)) => kind,
-            None => StartErrorKind::Deadline(spec.start_deadline),
+        result = steps(&spec, slot, id, &turn, &mut progress) => match result {
+            Ok(worker) => return Ok(worker),
+            Err(kind) => kind,
         },
     };
     Err(undo(&spec, id, progress, kind).await)
 }
 
+/// All steps, with the wait for the start's turn before the first that costs processor time: what comes before it is done for many
+/// starts together, and their changes of the ledger share its flushes.
 async fn steps(
     spec: &Arc<GrpcWorkerSpec>,
     slot: SlotId,
     id: WorkerId,
+    turn: &StartTurn,
     progress: &mut Progress,
 ) -> Result<Arc<dyn Worker>, StartErrorKind> {
-    let launch = launch_spec(spec, slot, id);
-    progress.reserved = true;
-    spec.ledger
-        .reserve(row(spec, id))
-        .await
-        .inspect_err(|_| progress.reserved = false)?;
+    let mut time = TimeLeft {
+        limit: spec.start_deadline,
+        left: spec.start_deadline,
+    };
+    time.spend(reserve(spec, id, progress)).await?;
+    let (launched, _permit) = if spec.launcher.holds() {
+        let launched = time.spend(launch(spec, slot, id, progress)).await?;
+        (launched, turn.come().await)
+    } else {
+        let permit = turn.come().await;
+        (time.spend(launch(spec, slot, id, progress)).await?, permit)
+    };
+    time.spend(load(spec, id, launched, progress)).await
+}
 
+/// What is left of the start deadline. The wait for a turn does not count: it is the other starts that take that long.
+struct TimeLeft {
+    limit: Duration,
+    left: Duration,
+}
+
+impl TimeLeft {
+    async fn spend<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, StartErrorKind>>,
+    ) -> Result<T, StartErrorKind> {
+        let began = Instant::now();
+        let done = within(self.left, work).await;
+        self.left = self.left.saturating_sub(began.elapsed());
+        done.unwrap_or(Err(StartErrorKind::Deadline(self.limit)))
+    }
+}
+
+async fn reserve(spec: &GrpcWorkerSpec, id: WorkerId, progress: &mut Progress) -> Result<(), StartErrorKind> {
+    progress.reserved = true;
+    let reserved = spec.ledger.reserve(row(spec, id)).await;
+    Ok(reserved.inspect_err(|_| progress.reserved = false)?)
+}
+
+/// A process that is recorded, with its gate closed.
+struct Launched {
+    process: Arc<dyn LaunchedProcess>,
+    channel: Option<StdUnixStream>,
+    form: ChannelForm,
+    stderr: StderrTail,
+}
+
+/// Creates the process and records it.
+async fn launch(
+    spec: &GrpcWorkerSpec,
+    slot: SlotId,
+    id: WorkerId,
+    progress: &mut Progress,
+) -> Result<Launched, StartErrorKind> {
     progress.phase = StartPhase::Launch;
+    let launch = launch_spec(spec, slot, id);
     let form = launch.channel.clone();
     let launcher = Arc::clone(&spec.launcher);
     let launching = progress
@@ -157,7 +209,27 @@ async fn steps(
     spec.ledger
         .activate(id, process.identity(), &process.containment())
         .await?;
+    Ok(Launched {
+        process,
+        channel: io.channel,
+        form,
+        stderr,
+    })
+}
 
+/// Opens the gate, and sees the program to where it is ready.
+async fn load(
+    spec: &Arc<GrpcWorkerSpec>,
+    id: WorkerId,
+    launched: Launched,
+    progress: &mut Progress,
+) -> Result<Arc<dyn Worker>, StartErrorKind> {
+    let Launched {
+        process,
+        channel,
+        form,
+        stderr,
+    } = launched;
     progress.phase = StartPhase::Gate;
     process.open_gate().await?;
     // A worker's channel closes a moment before its exit can be seen, and the exit is what explains it.
@@ -165,7 +237,7 @@ async fn steps(
         step: "create the worker's journal",
         source,
     })?;
-    let connecting = connect(io.channel, &form, &journal);
+    let connecting = connect(channel, &form, &journal);
     let connections = or_exit(&process, connecting).await?;
     let (data, control) = match &connections[..] {
         [data, control, ..] => (data.clone(), control.clone()),
@@ -181,6 +253,7 @@ async fn steps(
         host::serve(functions, id, Arc::clone(&process), control.clone())
     });
     progress.phase = StartPhase::Import;
+    let pid = process.identity().pid;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     or_exit(&process, ready(control.clone())).await?;
 
