@@ -1,0 +1,141 @@
+//! A worker that costs nothing: it answers what it was given.
+
+use std::{convert::Infallible, path::PathBuf};
+
+use async_trait::async_trait;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use snakepit_proto::{
+    PROTOCOL_VERSIONS,
+    v1::{
+        AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
+        HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest, PingResponse,
+        ReadyRequest, ReadyResponse, ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse,
+        call_response::Outcome,
+        ready_response,
+        stream_request::Message as Asked,
+        stream_response::Message as Told,
+        worker_control_server::{WorkerControl, WorkerControlServer},
+        worker_server::{Worker, WorkerServer},
+    },
+};
+use tokio::{net::UnixListener, sync::mpsc};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
+
+/// Serves the channel that the environment names, until the host closes it or has the worker leave.
+pub(crate) async fn serve() {
+    let channel = std::env::var("SNAKEPIT_CHANNEL").unwrap();
+    let path = PathBuf::from(channel.strip_prefix("unix:").unwrap());
+    let (stream, _) = UnixListener::bind(path).unwrap().accept().await.unwrap();
+    let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async {
+        let control = request
+            .uri()
+            .path()
+            .starts_with("/snakepit.worker.v1.WorkerControl/");
+        let answer: http::Response<Body> = if control {
+            WorkerControlServer::new(Echo).call(request).await?
+        } else {
+            WorkerServer::new(Echo).call(request).await?
+        };
+        Ok::<_, Infallible>(answer)
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    // However the connection ends, the worker does, too.
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+#[derive(Clone, Copy)]
+struct Echo;
+
+type Nothing<T> = tokio_stream::Pending<Result<T, Status>>;
+
+#[async_trait]
+impl WorkerControl for Echo {
+    type EventsStream = Nothing<Event>;
+    type HostStream = Nothing<HostRequest>;
+
+    async fn handshake(&self, _: Request<HandshakeRequest>) -> Result<Response<HandshakeResponse>, Status> {
+        Ok(Response::new(HandshakeResponse {
+            protocol_version: PROTOCOL_VERSIONS[0],
+            protocol_versions: PROTOCOL_VERSIONS.to_vec(),
+            ..HandshakeResponse::default()
+        }))
+    }
+
+    async fn ready(&self, _: Request<ReadyRequest>) -> Result<Response<ReadyResponse>, Status> {
+        let outcome = Some(ready_response::Outcome::Ready(AdapterReport::default()));
+        Ok(Response::new(ReadyResponse { outcome }))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        Ok(Response::new(PingResponse::default()))
+    }
+
+    async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        Ok(Response::new(CancelResponse { was_running: false }))
+    }
+
+    async fn shutdown(&self, _: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
+        // The host ends what has not left.
+        Ok(Response::new(ShutdownResponse {}))
+    }
+
+    async fn events(&self, _: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(tokio_stream::pending()))
+    }
+
+    async fn host(&self, _: Request<Streaming<HostResponse>>) -> Result<Response<Self::HostStream>, Status> {
+        Ok(Response::new(tokio_stream::pending()))
+    }
+}
+
+#[async_trait]
+impl Worker for Echo {
+    type CallStreamStream = ReceiverStream<Result<StreamResponse, Status>>;
+
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        let CallRequest { call_id, args, .. } = request.into_inner();
+        Ok(Response::new(CallResponse {
+            call_id,
+            outcome: Some(Outcome::Value(args)),
+        }))
+    }
+
+    /// Yields as many items as the first byte of the arguments' one number says, and no more than it has credit for.
+    async fn call_stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::CallStreamStream>, Status> {
+        let mut requests = request.into_inner();
+        let (items, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut left = None;
+            while let Some(Ok(request)) = requests.next().await {
+                let (call_id, credit) = match request.message {
+                    Some(Asked::Start(start)) => {
+                        let call = start.call.unwrap_or_default();
+                        left = Some((call.call_id, call.args[1]));
+                        (call.call_id, start.credit)
+                    }
+                    Some(Asked::Credit(credit)) => (left.map_or(0, |(id, _)| id), credit),
+                    None => continue,
+                };
+                for _ in 0..credit {
+                    let Some((_, more)) = left.as_mut().filter(|(_, more)| *more > 0) else {
+                        return;
+                    };
+                    *more -= 1;
+                    // MessagePack's zero.
+                    let message = Some(Told::Item(vec![0].into()));
+                    if items.send(Ok(StreamResponse { call_id, message })).await.is_err() {
+                        return;
+                    }
+                }
+                if matches!(left, Some((_, 0))) {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
