@@ -355,6 +355,18 @@ impl PoolBuilder {
         self.with(|pool| pool.max_calls = Some(calls))
     }
 
+    /// From one health check of a worker to the next, where its adapters have a hook for it; `None` checks nothing. Default
+    /// 30 s; see [`PoolSettings::health_interval`].
+    pub fn health_interval(self, interval: impl Into<Option<Duration>>) -> Self {
+        let interval = interval.into();
+        self.with(|pool| pool.health_interval = interval)
+    }
+
+    /// How long a health check may take. Default 10 s; see [`PoolSettings::health_timeout`].
+    pub fn health_timeout(self, timeout: Duration) -> Self {
+        self.with(|pool| pool.health_timeout = timeout)
+    }
+
     /// How many bytes of resident memory a worker's process tree may have before another one takes its place. Default: no
     /// limit; see [`PoolSettings::max_rss`].
     pub fn max_rss(self, bytes: u64) -> Self {

@@ -43,13 +43,13 @@ pub use snakepit_core::{
     event::{Event, EventKind},
     host::{ArgumentsError, HostCall},
     pool::{
-        Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, Items, Latency,
-        Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request,
+        Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, HealthCheck, Items,
+        Latency, Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request,
         RestartError, Restarted, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
-    worker::{Concurrency, StartError, StartErrorKind},
+    worker::{Concurrency, StartError, StartErrorKind, Unhealthy},
 };
 #[cfg(feature = "registry")]
 pub use snakepit_registry as registry;

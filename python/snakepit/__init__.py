@@ -11,13 +11,14 @@ An adapter is a plain module; nothing in it has to know about Snakepit::
     def load() -> None: ...
 
 Functions of any importable module can be called without a decorator, by ``module:qualname``. The decorators
-name what an adapter offers, and what to run before the first and after the last call.
+name what an adapter offers, what to run before the first and after the last call, and what tells whether the
+worker is healthy.
 """
 
 from snakepit._cancel import Cancelled
 from snakepit._context import Context, context
 from snakepit._native import __version__
-from snakepit._registry import function, on_start, on_stop
+from snakepit._registry import function, health, on_start, on_stop
 
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "context",
     "function",
+    "health",
     "on_start",
     "on_stop",
 ]

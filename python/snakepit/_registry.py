@@ -24,6 +24,9 @@ start_hooks: list[Callable[[], Any]] = []
 stop_hooks: list[Callable[[], Any]] = []
 """Stop hooks, in the order of their declaration."""
 
+health_hooks: list[Callable[[], Any]] = []
+"""Health hooks, in the order of their declaration."""
+
 
 @overload
 def function(target: F, /) -> F: ...
@@ -56,6 +59,15 @@ def on_start(hook: F, /) -> F:
 def on_stop(hook: F, /) -> F:
     """Runs a function without arguments after the last call, the last declared first."""
     stop_hooks.append(_hook(hook, "on_stop"))
+    return hook
+
+
+def health(hook: F, /) -> F:
+    """Has the host ask a function without arguments, between calls, whether this worker is healthy.
+
+    ``None`` or ``True`` says that it is. ``False`` or an exception says that it is not, and the host replaces it.
+    """
+    health_hooks.append(_hook(hook, "health"))
     return hook
 
 

@@ -159,7 +159,7 @@ def run_start_hooks() -> None:
             raise Unresolved(KIND_RAISED, f"start hook {name} failed: {one_line(error)}", (), error) from None
 
 
-def call_hook(hook: Callable[[], Any]) -> None:
+def call_hook(hook: Callable[[], Any]) -> Any:
     """Calls a hook, and awaits it if it is asynchronous."""
     import types
 
@@ -167,7 +167,8 @@ def call_hook(hook: Callable[[], Any]) -> None:
     if isinstance(result, types.CoroutineType):
         from snakepit import _aio
 
-        _aio.run(result)
+        return _aio.run(result)
+    return result
 
 
 def prepare(adapters: list[str], paths: list[str]) -> list[str]:

@@ -169,19 +169,30 @@ def resolve(name: str) -> tuple[Callable[..., Any] | None, Any]:
         return None, error.failure
 
 
-def prepare(adapters: list[str], paths: list[str], log_level: int) -> tuple[list[str] | None, Any]:
-    """Imports adapters: what they offer, or what is wrong with them."""
+def prepare(
+    adapters: list[str], paths: list[str], log_level: int
+) -> tuple[tuple[list[str], str] | None, Any]:
+    """Imports adapters: what they offer and how their health is checked, or what is wrong with them."""
     from snakepit import _logs
 
     _logs.set_level(log_level)
     if not adapters and not paths and "snakepit._resolve" not in sys.modules:
-        return [], None
+        return ([], ""), None
     from snakepit import _resolve
 
     try:
-        return _resolve.prepare(adapters, paths), None
+        offered = _resolve.prepare(adapters, paths)
     except _resolve.Unresolved as error:
         return None, error.failure
+    return (offered, _health_check()), None
+
+
+def _health_check() -> str:
+    if not _registry.health_hooks:
+        return ""
+    from snakepit import _health
+
+    return _health.CHECK
 
 
 def report(

@@ -140,6 +140,25 @@ def test_hooks_run_around_all_calls(inherited_worker: Start, tmp_path: Path) -> 
     assert journal.read_text().split() == ["start", "async-start", "call", "async-stop", "stop", "atexit"]
 
 
+def test_a_health_hook_is_announced_and_called_by_that_name(inherited_worker: Start, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    worker = inherited_worker(("healthy",), env={"STATE": str(state)})
+    check = worker.ready().ready.health
+    assert check
+    assert worker.call(check) is None
+    state.write_text("False")
+    assert worker.call(check) == "health hook healthy:check returned False"
+    state.write_text("1 / 0")
+    assert worker.failure(check).message == "ZeroDivisionError: division by zero"
+    state.write_text("0")
+    message = "TypeError: health hook healthy:check must return None, True or False, not int"
+    assert worker.failure(check).message == message
+
+
+def test_a_worker_without_health_hook_announces_none(inherited_worker: Start) -> None:
+    assert inherited_worker().ready().ready.health == ""
+
+
 def test_ping_tells_what_runs(inherited_worker: Start) -> None:
     worker = inherited_worker()
     assert worker.running() is None

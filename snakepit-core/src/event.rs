@@ -14,7 +14,7 @@ use crate::{
     id::{RunId, SlotId, WorkerId},
     pool::{CancelOutcome, ReplaceCause},
     process::EndReport,
-    worker::{Down, StartError},
+    worker::{Down, DownReason, StartError, Unhealthy},
 };
 
 /// Events kept for a subscriber that is slow. A pool of 100 workers starting emits a few hundred at once.
@@ -80,6 +80,13 @@ pub enum EventKind {
         slot: SlotId,
         worker: WorkerId,
         report: EndReport,
+    },
+    /// A worker's health was checked. One that is not healthy goes down next.
+    HealthChecked {
+        slot: SlotId,
+        worker: WorkerId,
+        took: Duration,
+        outcome: Result<(), Unhealthy>,
     },
     /// A call whose caller had left or whose time was up has ended in its worker.
     CallCancelled {
@@ -212,7 +219,14 @@ fn trace(pool: &str, kind: &EventKind) {
             );
         }
         EventKind::WorkerDown { slot, worker, down } if !down.reason.is_normal() => {
-            tracing::warn!(pool, %slot, %worker, reason = %down, "worker down");
+            let traceback = match &down.reason {
+                DownReason::Unhealthy(unhealthy) => Some(&unhealthy.traceback),
+                _ => None,
+            };
+            let traceback = traceback
+                .filter(|text| !text.is_empty())
+                .map(tracing::field::display);
+            tracing::warn!(pool, %slot, %worker, reason = %down, traceback, "worker down");
         }
         EventKind::StarterGaveUp {
             slot,

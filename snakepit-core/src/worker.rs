@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
 pub use concurrency::Concurrency;
-pub use down::{Down, DownReason};
+pub use down::{Down, DownReason, Unhealthy};
 pub use error::{StartError, StartErrorKind, StartPhase};
 pub use grpc::{
     Affinity, ChannelSpec, CoreSet, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat,
@@ -57,6 +57,12 @@ pub trait Worker: Send + Sync + fmt::Debug {
     /// ended, or has answered a [`recall`](WorkerClient::recall), `false` is final. Default `None`.
     fn has_begun(&self, call_id: u64) -> Option<bool> {
         let _ = call_id;
+        None
+    }
+
+    /// The name of its function that tells whether it is healthy; see `AdapterReport.health` in the protocol. `None`, the
+    /// default, for a worker without one.
+    fn health_check(&self) -> Option<Arc<str>> {
         None
     }
 

@@ -147,6 +147,8 @@ pub(super) fn all() -> Vec<Entry> {
         entry("heartbeat.stuck_after", Plain, |d| {
             &mut d.builder.heartbeat.stuck_after
         }),
+        entry("health_interval", Plain, |d| &mut d.builder.pool.health_interval),
+        entry("health_timeout", Plain, |d| &mut d.builder.pool.health_timeout),
         entry("max_age", Plain, |d| &mut d.builder.pool.max_age),
         entry("max_calls", Plain, |d| &mut d.builder.pool.max_calls),
         entry("max_rss", Size, |d| &mut d.builder.pool.max_rss),

@@ -15,6 +15,9 @@ use crate::{
     place::Place,
 };
 
+/// The functions that adapters offer by bare name, and the wire name of their health check or nothing.
+type Offered = (Vec<String>, String);
+
 impl Engine {
     /// Imports and looks up what a wire name stands for.
     pub(super) fn resolve<'py>(
@@ -47,12 +50,16 @@ impl Engine {
             .bind(py)
             .call1((adapters, paths, self.shared.log_level()));
         self.stay_in_parent(py, &answer);
-        let answer = answer.and_then(|answer| answer.extract::<(Option<Vec<String>>, Option<Failure<'_>>)>());
+        let answer = answer.and_then(|answer| answer.extract::<(Option<Offered>, Option<Failure<'_>>)>());
         match answer {
-            Ok((functions, None)) => Ok(AdapterReport {
-                functions: functions.unwrap_or_default(),
-                import_us: micros(started.elapsed()),
-            }),
+            Ok((offered, None)) => {
+                let (functions, health) = offered.unwrap_or_default();
+                Ok(AdapterReport {
+                    functions,
+                    import_us: micros(started.elapsed()),
+                    health,
+                })
+            }
             Ok((_, Some(failure))) => Err(self.failure(py, Place::NONE, failure)),
             Err(error) => Err(self.report(py, Place::NONE, &error)),
         }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Pool, Shared,
     dispatch::{Dispatch, Rules, Started},
+    health::Checker,
     queue::Overflow,
     recycle::Recycler,
     replace::Replacer,
@@ -200,6 +201,16 @@ impl PoolBuilder {
         self.with(|settings| settings.drain_timeout = timeout)
     }
 
+    /// From one health check of a worker to the next; see [`PoolSettings::health_interval`].
+    pub fn health_interval(self, interval: Option<Duration>) -> Self {
+        self.with(|settings| settings.health_interval = interval)
+    }
+
+    /// How long a health check may take; see [`PoolSettings::health_timeout`].
+    pub fn health_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.health_timeout = timeout)
+    }
+
     /// Adds a resource to every slot: started after its worker is ready, ended before it.
     pub fn resource(mut self, resource: Arc<dyn ResourceFactory>) -> Self {
         self.resources.push(resource);
@@ -229,6 +240,7 @@ impl PoolBuilder {
         let supervisor = Arc::clone(&scaler.supervisor);
         let replacer = Arc::new(Replacer::new(&scaler, &settings));
         let recycler = Recycler::new(&replacer, &settings);
+        let checker = Checker::new(&replacer, &settings);
         tokio::spawn(scaler.run());
         let pool = Pool {
             shared: Arc::new(Shared {
@@ -262,6 +274,9 @@ impl PoolBuilder {
             pool.shared.dispatch.open();
             if let Some(recycler) = recycler {
                 tokio::spawn(recycler.run());
+            }
+            if let Some(checker) = checker {
+                tokio::spawn(checker.run());
             }
             return Ok(pool);
         };

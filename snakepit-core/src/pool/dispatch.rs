@@ -5,6 +5,7 @@
 //! has left stays in the queue, marked, and is skipped when its turn comes. A worker that has gone leaves at once, since it may
 //! have been the pool's last handle on it.
 
+mod checks;
 mod phase;
 mod size;
 
@@ -15,6 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -22,6 +24,7 @@ use tokio::{
     time::Instant,
 };
 
+use checks::{Checked, Checks};
 pub(super) use phase::Started;
 
 use super::{
@@ -99,7 +102,11 @@ struct State {
     seats: BTreeMap<SlotId, Arc<Seat>>,
     /// Workers that serve no more and have calls on them: they were replaced, or their slot is on its way out.
     retired: Vec<Arc<Seat>>,
+    /// Leases of calls.
     lent: usize,
+    checks: Checks,
+    /// The last check in each slot.
+    checked: BTreeMap<SlotId, Checked>,
     trouble: BTreeMap<SlotId, Trouble>,
     last_error: Option<Arc<StartError>>,
 }
@@ -118,6 +125,8 @@ pub(super) struct Dispatch {
     short: Notify,
     /// A worker may have served for long enough.
     due: Notify,
+    /// A worker may be due for its health check.
+    check: Notify,
 }
 
 /// What calls are refused for.
@@ -129,6 +138,8 @@ pub(super) struct Rules {
     pub(super) functions: FunctionLimits,
     pub(super) suspects: Suspects,
     pub(super) lifetimes: Lifetimes,
+    /// From one check of a worker to the next; `None` where nothing is checked.
+    pub(super) health_interval: Option<Duration>,
 }
 
 impl Rules {
@@ -139,6 +150,7 @@ impl Rules {
             functions: FunctionLimits::new(settings.function_limits.clone()),
             suspects: Suspects::new(settings.poison_limit),
             lifetimes: Lifetimes::new(settings),
+            health_interval: settings.health_interval,
         }
     }
 }
@@ -167,6 +179,8 @@ impl Dispatch {
             seats: BTreeMap::new(),
             retired: Vec::new(),
             lent: 0,
+            checks: Checks::default(),
+            checked: BTreeMap::new(),
             trouble: BTreeMap::new(),
             last_error: None,
         };
@@ -179,6 +193,7 @@ impl Dispatch {
             changed: Notify::new(),
             short: Notify::new(),
             due: Notify::new(),
+            check: Notify::new(),
         }
     }
 
@@ -241,11 +256,8 @@ impl Dispatch {
     /// Sees to it that one more caller may wait; who has to leave for that.
     fn make_room(&self, state: &mut State, turn: Turn) -> Result<Option<Queued>, Refusal> {
         let waiting = self.waiters.load(Ordering::Relaxed);
-        let Some(limit) = self
-            .rules
-            .queue_limit
-            .filter(|limit| waiting >= *limit && !turn.accepted)
-        else {
+        let limit = self.queue_limit(state);
+        let Some(limit) = limit.filter(|limit| waiting >= *limit && !turn.accepted) else {
             return Ok(None);
         };
         let displaced = match self.rules.overflow {
@@ -282,11 +294,8 @@ impl Dispatch {
                 return Err(Refusal::Phase(state.phase));
             }
             let waiting = self.waiters.load(Ordering::Relaxed);
-            if let Some(limit) = self
-                .rules
-                .queue_limit
-                .filter(|limit| waiting >= *limit && !turn.accepted)
-            {
+            let limit = self.queue_limit(&state);
+            if let Some(limit) = limit.filter(|limit| waiting >= *limit && !turn.accepted) {
                 return Err(Refusal::Full { waiting, limit });
             }
             self.waiters.fetch_add(1, Ordering::Relaxed);
@@ -329,10 +338,19 @@ impl Dispatch {
     }
 
     /// Lends a worker that was given back, or is new: to the next in the queue, to one more who waits in the worker if that is
-    /// worth it, or to nobody.
+    /// worth it, or to nobody. Its health check goes first.
     fn hand_on(self: &Arc<Self>, state: &mut State, seat: Arc<Seat>) {
         if seat.is_gone() {
             return;
+        }
+        if seat.is_checked() {
+            let kept = state.keep_for_check(&seat);
+            if state.checks.are_waiting() {
+                self.look_for_checks();
+            }
+            if kept {
+                return;
+            }
         }
         while state.phase != Phase::Paused && seat.has_room() {
             let Some(next) = state.waiting.front() else { break };
@@ -395,9 +413,13 @@ impl Dispatch {
             let seat = state.seats.get(&child.status.slot);
             WorkerStatus {
                 calls: seat.map_or(0, |seat| seat.calls()),
-                running: seat.map_or(0, |seat| seat.lent().min(seat.concurrency())),
+                running: seat.map_or(0, |seat| seat.lent_to_calls().min(seat.concurrency())),
                 concurrency: seat.map_or(0, |seat| seat.concurrency()),
                 busy_for: seat.and_then(|seat| seat.busy_for(now)),
+                check: state
+                    .checked
+                    .get(&child.status.slot)
+                    .map(|checked| checked.told(now)),
                 child,
             }
         });
@@ -406,7 +428,12 @@ impl Dispatch {
             phase: state.phase,
             workers: workers.collect(),
             ready: state.seats.len(),
-            busy: state.seats.values().filter(|seat| seat.is_lent()).count() + state.retired.len(),
+            busy: state
+                .seats
+                .values()
+                .chain(&state.retired)
+                .filter(|seat| seat.lent_to_calls() > 0)
+                .count(),
             queued: self.waiters.load(Ordering::Relaxed),
             queue_limit: self.rules.queue_limit,
             min_workers: state.bounds.min,
@@ -519,7 +546,8 @@ impl SlotObserver for Arc<Dispatch> {
         let ready = match &event {
             SlotEvent::Ready { slot, worker } => {
                 let lifetime = self.rules.lifetimes.of_a_worker(Instant::now());
-                Some(Arc::new(Seat::new(*slot, Arc::clone(worker), lifetime)))
+                let checked = self.rules.health_interval.is_some();
+                Some(Arc::new(Seat::new(*slot, Arc::clone(worker), lifetime, checked)))
             }
             _ => None,
         };

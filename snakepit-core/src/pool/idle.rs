@@ -138,7 +138,7 @@ mod tests {
     fn seats(count: u32) -> Vec<Arc<Seat>> {
         let seat = |slot| {
             let worker = FakeWorker::new(SlotId(slot), FakeBehaviour::Echo);
-            Arc::new(Seat::new(SlotId(slot), worker, Lifetime::UNBOUNDED))
+            Arc::new(Seat::new(SlotId(slot), worker, Lifetime::UNBOUNDED, false))
         };
         (0..count).map(seat).collect()
     }

@@ -1,4 +1,4 @@
-//! The checkout guard: a worker lent to one call.
+//! The checkout guard: a worker lent to one call, or out for its health check.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +26,8 @@ pub(super) struct Lease {
     call_id: Option<u64>,
     /// To execute a function that is limited; given back with the worker.
     permit: Option<Permit>,
+    /// What it is lent for.
+    check: bool,
 }
 
 impl Lease {
@@ -37,6 +39,18 @@ impl Lease {
             seat,
             call_id: None,
             permit: None,
+            check: false,
+        }
+    }
+
+    /// Of a worker that the pool has taken out for its health check.
+    pub(super) fn for_check(dispatch: Arc<Dispatch>, seat: Arc<Seat>) -> Self {
+        Self {
+            dispatch: Some(dispatch),
+            seat,
+            call_id: None,
+            permit: None,
+            check: true,
         }
     }
 
@@ -137,6 +151,9 @@ impl Drop for Lease {
                 dispatch.latencies().ran.record(ran);
             }
             self.permit = None;
+            if self.check {
+                return dispatch.back_from_check(Arc::clone(&self.seat));
+            }
             dispatch.give_back(Arc::clone(&self.seat));
         }
     }

@@ -39,6 +39,29 @@ pub(super) struct Seat {
     load: Mutex<Load>,
     since: Instant,
     pub(super) lifetime: Lifetime,
+    /// `None` for a worker that is not checked.
+    check: Option<Check>,
+}
+
+/// A worker's health check.
+#[derive(Debug)]
+struct Check {
+    function: Arc<str>,
+    /// Checks so far.
+    count: AtomicU64,
+    /// Changed under the pool's lock.
+    turn: Mutex<Turn>,
+}
+
+/// When a worker's health is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Not before this.
+    At(Instant),
+    /// As soon as no call has it.
+    Due,
+    /// Now.
+    Out,
 }
 
 /// How long a worker serves.
@@ -73,8 +96,10 @@ struct Load {
 }
 
 impl Seat {
-    pub(super) fn new(slot: SlotId, worker: Arc<dyn Worker>, lifetime: Lifetime) -> Self {
+    /// A worker that is new. It is checked first, if at all.
+    pub(super) fn new(slot: SlotId, worker: Arc<dyn Worker>, lifetime: Lifetime, checked: bool) -> Self {
         let client = worker.client();
+        let function = worker.health_check().filter(|_| checked);
         let concurrency = worker.concurrency().max(1);
         Self {
             slot,
@@ -94,7 +119,44 @@ impl Seat {
             }),
             since: Instant::now(),
             lifetime,
+            check: function.map(|function| Check {
+                function,
+                count: AtomicU64::new(0),
+                turn: Mutex::new(Turn::Due),
+            }),
         }
+    }
+
+    /// Whether its health is checked.
+    pub(super) fn is_checked(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// When it is checked next; `None` for never.
+    pub(super) fn turn(&self) -> Option<Turn> {
+        let check = self.check.as_ref()?;
+        Some(*check.turn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets when it is checked next. Called under the pool's lock.
+    pub(super) fn set_turn(&self, turn: Turn) {
+        if let Some(check) = &self.check {
+            *check.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+        }
+    }
+
+    /// The call id and the function of its next check. Calls count from below, and never meet it.
+    pub(super) fn next_check(&self) -> Option<(u64, &str)> {
+        let check = self.check.as_ref()?;
+        Some((
+            u64::MAX - check.count.fetch_add(1, Ordering::Relaxed),
+            &check.function,
+        ))
+    }
+
+    /// Calls it is lent to.
+    pub(super) fn lent_to_calls(&self) -> usize {
+        self.lent() - usize::from(self.turn() == Some(Turn::Out))
     }
 
     /// Whether this call is the last one that the worker should be given.

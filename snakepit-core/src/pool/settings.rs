@@ -59,6 +59,13 @@ pub struct PoolSettings {
     /// SIGKILL. In between, a worker without a call is asked to run its stop hooks and to leave, within as long as the calls
     /// had and at most 2 s; one with a call is sent SIGTERM at once.
     pub shutdown: Shutdown,
+    /// From the end of one health check of a worker to the next, where its adapters have a hook for it; the first one comes
+    /// before its first call. `None` checks nothing. Default 30 s: of a hook that takes 30 ms that is a thousandth of the
+    /// worker's time, and one that went bad between calls is found within half a minute. Not zero.
+    pub health_interval: Option<Duration>,
+    /// How long a health check may take; the worker is replaced then. Default 10 s, as long as a heartbeat may be left
+    /// unanswered: a hook that asks a database on a busy machine is late, and not dead. Not zero.
+    pub health_timeout: Duration,
     /// How long a worker serves before it is replaced. Its successor is started first, so it may serve a little longer; what
     /// it is executing then it finishes. Default `None`; not zero.
     pub max_age: Option<Duration>,
@@ -98,6 +105,8 @@ impl Default for PoolSettings {
             cancel_grace: Duration::from_secs(1),
             start_timeout: Duration::from_secs(60),
             shutdown: Shutdown::default(),
+            health_interval: Some(Duration::from_secs(30)),
+            health_timeout: Duration::from_secs(10),
             max_age: None,
             max_calls: None,
             max_rss: None,
@@ -164,6 +173,14 @@ impl PoolSettings {
         }
         if self.start_timeout.is_zero() {
             wrong.push("start_timeout is zero: no worker can be ready in that time".to_owned());
+        }
+        if zero(self.health_interval) {
+            wrong.push(
+                "health_interval is zero: a worker would do nothing else; use None for no checks".to_owned(),
+            );
+        }
+        if self.health_timeout.is_zero() {
+            wrong.push("health_timeout is zero: no worker could be healthy".to_owned());
         }
         if zero(self.max_age) {
             wrong.push("max_age is zero: no worker could serve; use None for no limit".to_owned());

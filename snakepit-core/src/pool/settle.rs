@@ -16,8 +16,8 @@ use crate::{
     worker::{BoxFuture, Down, DownReason, ItemStream, TransportError},
 };
 
-/// A cancel can overtake the call it is for, since they travel on different connections; it is sent again.
-const CANCEL_AGAIN: Duration = Duration::from_millis(50);
+/// A cancel can overtake what it is for, since they travel on different connections; it is sent again.
+pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(50);
 
 /// What it takes to settle a call without its caller, and without keeping the pool alive.
 #[derive(Clone, Debug)]

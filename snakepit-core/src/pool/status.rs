@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::latency::Latency;
+use super::{health::HealthCheck, latency::Latency};
 use crate::{supervision::ChildInfo, worker::StartError};
 
 /// What a pool does with calls.
@@ -83,6 +83,8 @@ pub struct WorkerStatus {
     pub concurrency: usize,
     /// How long the running call, of several the first one, has been running.
     pub busy_for: Option<Duration>,
+    /// The last health check in the slot: of its present worker, or, if that was not checked yet, of one before it.
+    pub check: Option<HealthCheck>,
 }
 
 /// What a pool is good for right now.

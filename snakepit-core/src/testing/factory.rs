@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{FakeBehaviour, FakeWorker, Journal, Record, lock};
+use super::{FakeBehaviour, FakeWorker, Journal, Record, lock, worker::Nature};
 use crate::{
     id::{SlotId, WorkerId},
     process::ExitOutcome,
@@ -72,8 +72,7 @@ struct Plan {
     slot_scripts: BTreeMap<SlotId, VecDeque<FakeStart>>,
     otherwise: FakeStart,
     behaviour: FakeBehaviour,
-    concurrency: usize,
-    end_takes: Duration,
+    nature: Nature,
     abandon_takes: Duration,
 }
 
@@ -96,8 +95,7 @@ impl FakeWorkerFactory {
             slot_scripts: BTreeMap::new(),
             otherwise: FakeStart::ready(),
             behaviour: FakeBehaviour::Echo,
-            concurrency: 1,
-            end_takes: Duration::ZERO,
+            nature: Nature::default(),
             abandon_takes: Duration::ZERO,
         };
         let shared = Shared {
@@ -139,7 +137,13 @@ impl FakeWorkerFactory {
     /// Calls that a worker runs at the same time. Default 1.
     #[must_use]
     pub fn with_concurrency(self, concurrency: usize) -> Self {
-        self.plan(|plan| plan.concurrency = concurrency)
+        self.plan(|plan| plan.nature.concurrency = concurrency)
+    }
+
+    /// The function that tells whether a worker is healthy: calls of it are what its behaviour makes of them. Default: none.
+    #[must_use]
+    pub fn with_health_check(self, function: &str) -> Self {
+        self.plan(|plan| plan.nature.health_check = Some(function.into()))
     }
 
     /// What workers do with calls. Default: echo.
@@ -151,7 +155,7 @@ impl FakeWorkerFactory {
     /// How long a worker takes to end. Default: no time.
     #[must_use]
     pub fn with_end_taking(self, takes: Duration) -> Self {
-        self.plan(|plan| plan.end_takes = takes)
+        self.plan(|plan| plan.nature.end_takes = takes)
     }
 
     /// How long an abandoned start takes to leave nothing behind. Default: no time.
@@ -230,15 +234,10 @@ impl WorkerFactory for FakeWorkerFactory {
             let start = scripted.unwrap_or_else(|| plan.otherwise.clone());
             (
                 start,
-                (
-                    plan.behaviour.clone(),
-                    plan.concurrency,
-                    plan.end_takes,
-                    plan.abandon_takes,
-                ),
+                (plan.behaviour.clone(), plan.nature.clone(), plan.abandon_takes),
             )
         };
-        let (behaviour, concurrency, end_takes, abandon_takes) = plan;
+        let (behaviour, nature, abandon_takes) = plan;
         self.shared.journal.write(Record::Launched(slot, worker));
         let mut attempt = Attempt {
             slot,
@@ -254,15 +253,7 @@ impl WorkerFactory for FakeWorkerFactory {
                 self.shared.journal.write(Record::Ready(slot, worker));
                 let pid = self.shared.next_pid.fetch_add(1, Ordering::Relaxed);
                 let journal = self.shared.journal.clone();
-                let ready = FakeWorker::made(
-                    slot,
-                    worker,
-                    behaviour,
-                    concurrency,
-                    end_takes,
-                    Some(pid),
-                    journal,
-                );
+                let ready = FakeWorker::made(slot, worker, behaviour, nature, Some(pid), journal);
                 lock(&self.shared.workers).insert(slot, Arc::downgrade(&ready));
                 Ok(ready)
             }

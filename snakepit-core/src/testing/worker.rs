@@ -25,13 +25,30 @@ pub struct FakeWorker {
     slot: SlotId,
     pid: Option<u32>,
     client: FakeClient,
-    concurrency: usize,
+    nature: Nature,
     down: watch::Sender<Option<Down>>,
     gone: watch::Sender<Option<EndReport>>,
-    end_takes: Duration,
     asked: Mutex<Vec<(Duration, Duration)>>,
     ending_since: OnceLock<Instant>,
     journal: Journal,
+}
+
+/// What the workers of a factory have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Nature {
+    pub(super) concurrency: usize,
+    pub(super) health_check: Option<Arc<str>>,
+    pub(super) end_takes: Duration,
+}
+
+impl Default for Nature {
+    fn default() -> Self {
+        Self {
+            concurrency: 1,
+            health_check: None,
+            end_takes: Duration::ZERO,
+        }
+    }
 }
 
 impl FakeWorker {
@@ -41,8 +58,7 @@ impl FakeWorker {
             slot,
             WorkerId::next(),
             behaviour,
-            1,
-            Duration::ZERO,
+            Nature::default(),
             None,
             Journal::new(),
         )
@@ -50,23 +66,18 @@ impl FakeWorker {
 
     /// A worker that is ready and runs several calls at the same time.
     pub fn concurrent(slot: SlotId, behaviour: FakeBehaviour, concurrency: usize) -> Arc<Self> {
-        Self::made(
-            slot,
-            WorkerId::next(),
-            behaviour,
+        let nature = Nature {
             concurrency,
-            Duration::ZERO,
-            None,
-            Journal::new(),
-        )
+            ..Nature::default()
+        };
+        Self::made(slot, WorkerId::next(), behaviour, nature, None, Journal::new())
     }
 
     pub(super) fn made(
         slot: SlotId,
         id: WorkerId,
         behaviour: FakeBehaviour,
-        concurrency: usize,
-        end_takes: Duration,
+        nature: Nature,
         pid: Option<u32>,
         journal: Journal,
     ) -> Arc<Self> {
@@ -76,10 +87,9 @@ impl FakeWorker {
             slot,
             pid,
             client: FakeClient::new(behaviour, down.subscribe()),
-            concurrency,
+            nature,
             down,
             gone: watch::Sender::new(None),
-            end_takes,
             asked: Mutex::default(),
             ending_since: OnceLock::new(),
             journal,
@@ -162,7 +172,11 @@ impl Worker for FakeWorker {
     }
 
     fn concurrency(&self) -> usize {
-        self.concurrency
+        self.nature.concurrency
+    }
+
+    fn health_check(&self) -> Option<Arc<str>> {
+        self.nature.health_check.clone()
     }
 
     fn condemn(&self, reason: DownReason) {
@@ -191,7 +205,7 @@ impl Worker for FakeWorker {
         self.condemn(DownReason::Requested);
         let mut gone = self.gone.subscribe();
         // A fake takes its time to end, yet never longer than a real one may.
-        let takes = self.end_takes.min(drain.saturating_add(grace));
+        let takes = self.nature.end_takes.min(drain.saturating_add(grace));
         let wait = async {
             if !takes.is_zero() {
                 tokio::time::sleep_until(after(began, takes)).await;

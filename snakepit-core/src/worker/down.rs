@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::process::ExitOutcome;
+use crate::{process::ExitOutcome, rpc::RemoteError};
 
 /// Why a worker no longer serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum DownReason {
         /// The grace that ran out.
         grace: Duration,
     },
+    /// Its health check said so, failed, or took too long.
+    Unhealthy(Unhealthy),
     /// The host asked for its end. The only normal reason.
     Requested,
 }
@@ -53,7 +55,37 @@ impl fmt::Display for DownReason {
                     "call {call_id} did not stop within {grace:?} of being cancelled"
                 )
             }
+            Self::Unhealthy(unhealthy) => write!(f, "it is not healthy: {unhealthy}"),
             Self::Requested => write!(f, "the host asked for its end"),
+        }
+    }
+}
+
+/// What a health check has found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unhealthy {
+    /// One line for people: the hook's exception, or what else is wrong.
+    pub message: String,
+    /// The exception and its causes as Python prints them; empty where there is none.
+    pub traceback: String,
+}
+
+impl Unhealthy {
+    /// For this reason, without an exception.
+    pub(crate) fn because(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            traceback: String::new(),
+        }
+    }
+}
+
+impl From<RemoteError> for Unhealthy {
+    fn from(error: RemoteError) -> Self {
+        Self {
+            message: error.to_string(),
+            traceback: error.traceback(),
         }
     }
 }

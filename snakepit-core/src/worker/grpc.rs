@@ -206,6 +206,7 @@ struct Live {
     client: Arc<GrpcClient>,
     control: Control,
     concurrency: usize,
+    health_check: Option<Arc<str>>,
     /// `None` for a worker that does not keep it.
     journal: Option<Journal>,
     stderr: StderrTail,
@@ -238,6 +239,10 @@ impl Worker for GrpcWorker {
 
     fn has_begun(&self, call_id: u64) -> Option<bool> {
         self.live.journal.as_ref()?.names(call_id).ok()
+    }
+
+    fn health_check(&self) -> Option<Arc<str>> {
+        self.live.health_check.clone()
     }
 
     fn condemn(&self, reason: DownReason) {

@@ -130,6 +130,7 @@ impl Dispatch {
         let mut state = self.lock();
         state.leaving.remove(&slot);
         state.trouble.remove(&slot);
+        state.checked.remove(&slot);
         drop(state);
         // A number is free again.
         self.short.notify_one();

@@ -9,7 +9,7 @@ use std::{
 
 use snakepit_proto::{
     PROTOCOL_VERSIONS,
-    v1::{HandshakeRequest, ReadyRequest, ready_response::Outcome},
+    v1::{AdapterReport, HandshakeRequest, ReadyRequest, ready_response::Outcome},
 };
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -255,7 +255,7 @@ async fn load(
     progress.phase = StartPhase::Import;
     let pid = process.identity().pid;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
-    or_exit(&process, ready(control.clone())).await?;
+    let adapters = or_exit(&process, ready(control.clone())).await?;
 
     let client = Arc::new(GrpcClient {
         data: client::data(data),
@@ -268,6 +268,9 @@ async fn load(
         client,
         control,
         concurrency: agreed.concurrency,
+        health_check: Some(adapters.health)
+            .filter(|name| !name.is_empty())
+            .map(Arc::from),
         // Of calls that run side by side more may begin than it has entries.
         journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
         stderr,
@@ -413,14 +416,14 @@ async fn handshake(
     }
 }
 
-async fn ready(mut control: Control) -> Result<(), StartErrorKind> {
+async fn ready(mut control: Control) -> Result<AdapterReport, StartErrorKind> {
     let answer = control
         .ready(ReadyRequest {})
         .await
         .map_err(|status| channel_error(&status))?
         .into_inner();
     match answer.outcome {
-        Some(Outcome::Ready(_)) => Ok(()),
+        Some(Outcome::Ready(adapters)) => Ok(adapters),
         Some(Outcome::Error(error)) => Err(StartErrorKind::Adapter(Box::new(RemoteError::from(error)))),
         None => Err(StartErrorKind::Protocol("Ready without an outcome".into())),
     }
