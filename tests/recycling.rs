@@ -211,6 +211,36 @@ async fn a_restart_loads_new_code_under_eight_callers_and_fails_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_lets_a_call_that_runs_finish_while_the_new_code_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    write(dir.path(), "'old'");
+    let pool = of(dir.path()).start().await.unwrap();
+    let old = worker_pid(&pool).await;
+    let long = tokio::spawn({
+        let (pool, go) = (pool.clone(), go.clone());
+        async move { pool.call::<_, Value>("gates:for_file", (&go,)).await }
+    });
+    until("it runs", async || pool.status().await.busy == 1).await;
+    write(dir.path(), "'the new one'");
+    let restart = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.restart().await }
+    });
+    until("the new code serves", async || {
+        pool.call::<_, String>("answer", ()).await.unwrap() == "the new one"
+    })
+    .await;
+    assert!(!long.is_finished() && !is_gone(old));
+    std::fs::write(&go, "").unwrap();
+    long.await.unwrap().unwrap();
+    let done = restart.await.unwrap().unwrap();
+    assert_eq!(done.slots, 1);
+    settles(&pool, &[old].into()).await;
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_broken_leaves_the_old_one_serving_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "'good'");

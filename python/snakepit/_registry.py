@@ -65,7 +65,7 @@ def on_stop(hook: F, /) -> F:
 def health(hook: F, /) -> F:
     """Has the host ask a function without arguments, between calls, whether this worker is healthy.
 
-    ``None`` or ``True`` says that it is. ``False`` or an exception says that it is not, and the host replaces it.
+    ``None`` or ``True`` says that it is; ``False`` or an exception that it is not, and the host replaces it.
     """
     health_hooks.append(_hook(hook, "health"))
     return hook

@@ -149,10 +149,10 @@ def test_a_health_hook_is_announced_and_called_by_that_name(inherited_worker: St
     state.write_text("False")
     assert worker.call(check) == "health hook healthy:check returned False"
     state.write_text("1 / 0")
-    assert worker.failure(check).message == "ZeroDivisionError: division by zero"
+    assert worker.failure(check).error.message == "ZeroDivisionError: division by zero"
     state.write_text("0")
     message = "TypeError: health hook healthy:check must return None, True or False, not int"
-    assert worker.failure(check).message == message
+    assert worker.failure(check).error.message == message
 
 
 def test_a_worker_without_health_hook_announces_none(inherited_worker: Start) -> None:
