@@ -203,6 +203,11 @@ impl PoolBuilder {
         self
     }
 
+    /// The directories in front of the workers' `sys.path`, in the order they were added.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
     /// Sets a variable in the workers' environment.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         let variable = (name.into(), Variable::Literal(value.into()));

@@ -8,10 +8,10 @@ use std::{
 };
 
 use snakepit_core::{
-    pool::{Phase, Pool},
+    pool::{Phase, Pool, RestartError, Restarted},
     rpc::error_chain,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 /// How often the files are looked at. They are polled, since that sees the files of containers' mounts and of network file systems,
 /// too; a scan of 1,000 files takes 3 ms of CPU.
@@ -22,15 +22,31 @@ const LOOK: Duration = Duration::from_millis(500);
 #[must_use = "files are watched only for as long as this lives"]
 pub struct Reloading {
     task: JoinHandle<()>,
+    last: watch::Receiver<Option<Reload>>,
 }
+
+/// How a reload went.
+type Reload = Result<Restarted, RestartError>;
 
 impl Reloading {
     /// What the files are like now counts as loaded.
     pub(crate) async fn start(pool: Pool, paths: Vec<PathBuf>) -> Self {
         let seen = look(&paths).await.unwrap_or_default();
+        let (told, last) = watch::channel(None);
         Self {
-            task: tokio::spawn(watch(pool, paths, seen)),
+            task: tokio::spawn(watch(pool, paths, seen, told)),
+            last,
         }
+    }
+
+    /// How the next reload went, once it is over; of several since the last time the latest one. `None` when there will be none:
+    /// the pool has been shut down.
+    ///
+    /// # Cancel safety
+    /// Safe; nothing is lost.
+    pub async fn next(&mut self) -> Option<Result<Restarted, RestartError>> {
+        self.last.changed().await.ok()?;
+        self.last.borrow_and_update().clone()
     }
 }
 
@@ -40,7 +56,7 @@ impl Drop for Reloading {
     }
 }
 
-async fn watch(pool: Pool, paths: Vec<PathBuf>, mut seen: Files) {
+async fn watch(pool: Pool, paths: Vec<PathBuf>, mut seen: Files, told: watch::Sender<Option<Reload>>) {
     let mut loaded = seen.clone();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -61,12 +77,14 @@ async fn watch(pool: Pool, paths: Vec<PathBuf>, mut seen: Files) {
             "Python files have changed"
         );
         loaded = seen.clone();
-        match pool.restart().await {
+        let restarted = pool.restart().await;
+        match &restarted {
             Ok(done) => tracing::info!(pool = pool.name(), slots = done.slots, took = ?done.took, "reloaded"),
             Err(error) => {
-                tracing::warn!(pool = pool.name(), error = %error_chain(&error), "not reloaded, tried again after the next change");
+                tracing::warn!(pool = pool.name(), error = %error_chain(error), "not reloaded, tried again after the next change");
             }
         }
+        told.send_replace(Some(restarted));
     }
 }
 

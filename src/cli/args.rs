@@ -70,6 +70,10 @@ pub(crate) struct CallArgs {
     /// Cancel the call when it takes longer, as in 5s or 250ms. Starting the worker is not counted.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,
+    /// Go on: whenever a Python file in a directory given with --path changes, load the new code and call again. Code that does
+    /// not load is told, and the old code stays. Ends with Ctrl-C.
+    #[arg(long)]
+    pub(crate) reload: bool,
     #[command(flatten)]
     pub(crate) pool: PoolArgs,
     #[command(flatten)]

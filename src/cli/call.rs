@@ -1,5 +1,7 @@
 //! `snakepit call`: one call of a Python function.
 
+mod reload;
+
 use std::process::ExitCode;
 
 use snakepit::{CallError, Pool, RemoteErrorKind, Value, core::pool::Request};
@@ -17,15 +19,24 @@ pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     check_function(args)?;
     let builder = args.pool.builder("call", &args.python)?;
-    session::small_runtime()?.block_on(session::with_pool(builder, async |pool| {
-        if args.stream {
-            stream(args, pool).await
-        } else {
-            let value: Value = request(args, pool)?.send().await.map_err(failure)?;
-            print(&value)
-        }
-    }))?;
+    let runtime = session::small_runtime()?;
+    if args.reload {
+        let (builder, watched) = reload::prepare(args, builder)?;
+        let work = async |pool: &Pool| reload::run(args, pool, watched).await;
+        runtime.block_on(session::with_pool(builder, work))?;
+    } else {
+        runtime.block_on(session::with_pool(builder, async |pool| make(args, pool).await))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the call once and prints what it answers.
+async fn make(args: &CallArgs, pool: &Pool) -> Result<(), Failure> {
+    if args.stream {
+        return stream(args, pool).await;
+    }
+    let value: Value = request(args, pool)?.send().await.map_err(failure)?;
+    print(&value)
 }
 
 async fn stream(args: &CallArgs, pool: &Pool) -> Result<(), Failure> {

@@ -68,7 +68,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Shows Python's own words when an adapter failed to import: the line that has to be mended is in them.
-fn tell_traceback(error: &(dyn Error + 'static)) {
+pub(crate) fn tell_traceback(error: &(dyn Error + 'static)) {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(snakepit::StartErrorKind::Adapter(remote)) = error.downcast_ref() {

@@ -31,7 +31,8 @@ pub(crate) enum Show {
 pub(crate) fn start(show: Show, verbose: u8) {
     let default = match (show, verbose) {
         (Show::Workers, 0) => {
-            "warn,snakepit_core::event=error,snakepit::stdout=info,snakepit::stderr=info,snakepit::python=info"
+            "warn,snakepit_core::event=error,snakepit::reload=error,snakepit::stdout=info,snakepit::stderr=info,\
+             snakepit::python=info"
         }
         (Show::Errors, 0) => "error",
         (_, 1) => {
