@@ -20,6 +20,7 @@ use common::{PATIENCE, builder, fixtures, until, worker_pid};
 use snakepit::{CallError, CallErrorKind, EventKind, Pool, Shutdown, Value, core::worker::Heartbeat};
 use tokio::{
     process::Command,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
@@ -96,10 +97,10 @@ impl Clock {
     }
 }
 
-fn start_call(
-    pool: &Pool,
-    seconds: f64,
-) -> tokio::task::JoinHandle<Result<(f64, f64, Option<f64>), CallError>> {
+/// The wall clock before and after a call slept, and what was left of its time then.
+type Around = Result<(f64, f64, Option<f64>), CallError>;
+
+fn start_call(pool: &Pool, seconds: f64) -> JoinHandle<Around> {
     let pool = pool.clone();
     tokio::spawn(async move {
         let request = pool.request("clocks:wall_around").args(&(seconds,))?;

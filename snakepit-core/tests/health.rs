@@ -1,5 +1,7 @@
 //! Health checks of fake workers: when they are made, and what they cost calls.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{

@@ -4,6 +4,8 @@
 //! has to wait, and in a second round when it is woken: it may have been given a worker by then, and not know. The clock is paused
 //! and all run on one thread, so that each number of polls is the same point every time.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 #[path = "common/leaves.rs"]
 mod leaves;
