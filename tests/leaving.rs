@@ -16,7 +16,7 @@ use tokio::{task::JoinHandle, time::timeout};
 const LIMITED: &str = "slow:echo_after";
 
 /// Rounds: what a worker does meanwhile is not the same every time.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 2;
 
 async fn start() -> Pool {
     builder()
