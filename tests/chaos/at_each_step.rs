@@ -5,7 +5,7 @@ use std::{path::Path, thread, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    common::fixtures,
+    common::{PATIENCE, fixtures},
     contender::{Contender, Promise, contenders},
     orders::{Command, Orders, Step},
     round::{Round, state_dir},
@@ -109,8 +109,10 @@ fn starts_that_are_dropped_half_way_leave_nothing_in_a_host_that_goes_on() {
         let (orders, _dir) = starting(&contender);
         let mut round = Round::start(&orders);
         let workers = round.wait_ready();
-        round.tell(&Command::Start(rounds()));
-        round.wait_for("dropped");
+        let rounds = rounds();
+        round.tell(&Command::Start(rounds));
+        // Each of them begins and ends a pool, which has its own patience.
+        round.wait_within("dropped", PATIENCE * (rounds as u32));
         let (_, _, now) = round.report();
         assert_eq!(now, workers, "{contender}: the pool that stays has changed");
         round.tell(&Command::Shutdown);
