@@ -28,7 +28,7 @@ mod observer;
 mod resource;
 mod worker;
 
-pub use client::{CallHandler, FakeBehaviour, FakeClient};
+pub use client::{CallChooser, CallHandler, FakeBehaviour, FakeClient, ItemProducer};
 pub use factory::{FakeStart, FakeWorkerFactory};
 pub use journal::{Journal, Record};
 pub use observer::RecordingObserver;

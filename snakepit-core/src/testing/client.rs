@@ -14,11 +14,25 @@ use snakepit_proto::v1::{
 use tokio::sync::{mpsc, watch};
 
 use super::lock;
-use crate::worker::{BoxFuture, Down, ItemStream, TransportError, WorkerClient};
+use crate::{
+    id::WorkerId,
+    worker::{BoxFuture, Down, ItemStream, TransportError, WorkerClient},
+};
 
 /// Answers a call.
 pub type CallHandler =
     Arc<dyn Fn(CallRequest) -> BoxFuture<Result<CallResponse, TransportError>> + Send + Sync>;
+
+/// Produces the items of a stream, MessagePack values, and ends it by its answer: a value is the end, an error the last
+/// message. Items beyond the stream's credit wait in the channel.
+pub type ItemProducer = Arc<
+    dyn Fn(CallRequest, mpsc::UnboundedSender<Bytes>) -> BoxFuture<Result<CallResponse, TransportError>>
+        + Send
+        + Sync,
+>;
+
+/// Says what a worker does with a call.
+pub type CallChooser = Arc<dyn Fn(WorkerId, &CallRequest) -> FakeBehaviour + Send + Sync>;
 
 /// An empty MessagePack array.
 const EMPTY_ARRAY: Bytes = Bytes::from_static(&[0x90]);
@@ -43,6 +57,12 @@ pub enum FakeBehaviour {
     FailTransport(String),
     /// Does what the handler says; a stream yields its answer as the only item. Cancelling drops the future.
     Handler(CallHandler),
+    /// The same, and goes on when the call is cancelled.
+    Deaf(CallHandler),
+    /// Produces a stream's items. A call is answered what the producer answers. Cancelling drops the future.
+    Producer(ItemProducer),
+    /// What the function says, for each call anew.
+    ByCall(CallChooser),
 }
 
 impl FakeBehaviour {
@@ -53,6 +73,11 @@ impl FakeBehaviour {
         Fut: Future<Output = Result<CallResponse, TransportError>> + Send + 'static,
     {
         Self::Handler(Arc::new(move |request| Box::pin(handle(request))))
+    }
+
+    /// Chooses for each call by the worker that it came to and what it is.
+    pub fn by_call(choose: impl Fn(WorkerId, &CallRequest) -> Self + Send + Sync + 'static) -> Self {
+        Self::ByCall(Arc::new(choose))
     }
 }
 
@@ -67,6 +92,9 @@ impl fmt::Debug for FakeBehaviour {
             Self::HangDeaf => "HangDeaf",
             Self::FailTransport(_) => "FailTransport",
             Self::Handler(_) => "Handler",
+            Self::Deaf(_) => "Deaf",
+            Self::Producer(_) => "Producer",
+            Self::ByCall(_) => "ByCall",
         })
     }
 }
@@ -79,6 +107,7 @@ pub struct FakeClient {
 
 #[derive(Debug)]
 struct Shared {
+    worker: WorkerId,
     behaviour: Mutex<FakeBehaviour>,
     running: Mutex<BTreeMap<u64, watch::Sender<bool>>>,
     requests: Mutex<Vec<CallRequest>>,
@@ -98,8 +127,13 @@ impl Drop for Running {
 }
 
 impl FakeClient {
-    pub(super) fn new(behaviour: FakeBehaviour, down: watch::Receiver<Option<Down>>) -> Self {
+    pub(super) fn new(
+        worker: WorkerId,
+        behaviour: FakeBehaviour,
+        down: watch::Receiver<Option<Down>>,
+    ) -> Self {
         let shared = Shared {
+            worker,
             behaviour: Mutex::new(behaviour),
             running: Mutex::default(),
             requests: Mutex::default(),
@@ -125,8 +159,22 @@ impl FakeClient {
         lock(&self.shared.running).keys().copied().collect()
     }
 
+    /// What is done with this call.
+    fn behaviour(&self, request: &CallRequest) -> FakeBehaviour {
+        let mut behaviour = lock(&self.shared.behaviour).clone();
+        while let FakeBehaviour::ByCall(choose) = behaviour {
+            behaviour = choose(self.shared.worker, request);
+        }
+        behaviour
+    }
+
     /// Runs a call the way a worker does: also when nobody waits for it any more.
-    async fn answer(self, request: CallRequest) -> Result<CallResponse, TransportError> {
+    async fn answer(
+        self,
+        request: CallRequest,
+        behaviour: FakeBehaviour,
+        items: mpsc::UnboundedSender<Bytes>,
+    ) -> Result<CallResponse, TransportError> {
         let call_id = request.call_id;
         let (cancel, mut cancelled) = watch::channel(false);
         lock(&self.shared.running).insert(call_id, cancel);
@@ -135,28 +183,35 @@ impl FakeClient {
             shared: Arc::clone(&self.shared),
         };
         lock(&self.shared.requests).push(request.clone());
-        let behaviour = lock(&self.shared.behaviour).clone();
-        let deaf = matches!(behaviour, FakeBehaviour::HangDeaf);
+        let deaf = matches!(behaviour, FakeBehaviour::HangDeaf | FakeBehaviour::Deaf(_));
         let mut down = self.shared.down.clone();
         tokio::select! {
             biased;
             _ = down.wait_for(Option::is_some) => Err(closed()),
             _ = cancelled.wait_for(|&cancelled| cancelled), if !deaf => Ok(failure(call_id, cancel_error())),
-            answer = perform(behaviour, request) => answer,
+            answer = perform(behaviour, request, items) => answer,
         }
     }
 }
 
-async fn perform(behaviour: FakeBehaviour, request: CallRequest) -> Result<CallResponse, TransportError> {
+async fn perform(
+    behaviour: FakeBehaviour,
+    request: CallRequest,
+    items: mpsc::UnboundedSender<Bytes>,
+) -> Result<CallResponse, TransportError> {
     let value = match behaviour {
         FakeBehaviour::Echo if request.args.is_empty() => EMPTY_ARRAY,
         FakeBehaviour::Echo => request.args,
         FakeBehaviour::Value(value) => value,
         FakeBehaviour::Items(items) => items.last().cloned().unwrap_or(EMPTY_ARRAY),
         FakeBehaviour::Error(error) => return Ok(failure(request.call_id, error)),
-        FakeBehaviour::Hang | FakeBehaviour::HangDeaf => std::future::pending().await,
+        // A choice that is left is one that nobody has made.
+        FakeBehaviour::Hang | FakeBehaviour::HangDeaf | FakeBehaviour::ByCall(_) => {
+            std::future::pending().await
+        }
         FakeBehaviour::FailTransport(message) => return Err(TransportError { message }),
-        FakeBehaviour::Handler(handle) => return handle(request).await,
+        FakeBehaviour::Handler(handle) | FakeBehaviour::Deaf(handle) => return handle(request).await,
+        FakeBehaviour::Producer(produce) => return produce(request, items).await,
     };
     Ok(CallResponse {
         call_id: request.call_id,
@@ -187,7 +242,10 @@ fn closed() -> TransportError {
 
 impl WorkerClient for FakeClient {
     fn call(&self, request: CallRequest) -> BoxFuture<Result<CallResponse, TransportError>> {
-        Box::pin(self.clone().answer(request))
+        let behaviour = self.behaviour(&request);
+        // Only a stream has a use for items.
+        let (items, _) = mpsc::unbounded_channel();
+        Box::pin(self.clone().answer(request, behaviour, items))
     }
 
     fn call_stream(
@@ -225,59 +283,74 @@ async fn produce(
     mut grants: mpsc::UnboundedReceiver<u32>,
 ) {
     let call_id = request.call_id;
-    let script = match &*lock(&client.shared.behaviour) {
-        FakeBehaviour::Items(items) => Some(items.clone()),
-        _ => None,
+    let behaviour = client.behaviour(&request);
+    let mut down = client.shared.down.clone();
+    let (items, mut produced) = mpsc::unbounded_channel();
+    let rest = match &behaviour {
+        FakeBehaviour::Items(script) => Rest::Script(items.clone(), script.clone()),
+        FakeBehaviour::Producer(_) => Rest::Produced,
+        _ => Rest::Answer(items.clone()),
     };
-    // The handler's part of the stream: its one answer, or nothing but the cancel and the worker's end.
-    let answer = tokio::select! {
-        answer = client.answer(request) => answer,
-        () = send.closed() => return,
-    };
-    let items = match (answer, script) {
-        (
-            Ok(CallResponse {
-                outcome: Some(Outcome::Value(_)),
-                ..
-            }),
-            Some(script),
-        ) => script,
-        (
-            Ok(CallResponse {
-                outcome: Some(Outcome::Value(value)),
-                ..
-            }),
-            None,
-        ) => vec![value],
-        (
-            Ok(CallResponse {
-                outcome: Some(Outcome::Error(error)),
-                ..
-            }),
-            _,
-        ) => {
-            let message = Some(Message::Error(error));
-            // An error only says that the consumer is gone.
-            let _ = send.send(Ok(StreamResponse { call_id, message })).await;
-            return;
-        }
-        (Ok(CallResponse { outcome: None, .. }), _) => return,
-        (Err(error), _) => {
-            let _ = send.send(Err(error)).await;
-            return;
-        }
-    };
-    for item in items {
-        while credit == 0 {
-            match grants.recv().await {
-                Some(more) => credit += more,
+    let work = client.answer(request, behaviour, items);
+    tokio::pin!(work);
+    let mut rest = Some(rest);
+    let mut next = None;
+    let last = loop {
+        tokio::select! {
+            biased;
+            answer = &mut work, if rest.is_some() => match (answer, rest.take()) {
+                (Ok(CallResponse { outcome: Some(Outcome::Value(value)), .. }), Some(rest)) => rest.come(value),
+                (Ok(CallResponse { outcome: Some(Outcome::Error(error)), .. }), _) => {
+                    let message = Some(Message::Error(error));
+                    break Ok(StreamResponse { call_id, message });
+                }
+                (Ok(_), _) => return,
+                (Err(error), _) => break Err(error),
+            },
+            () = gone(&mut down), if rest.is_none() => break Err(closed()),
+            () = send.closed() => return,
+            granted = grants.recv() => match granted {
+                Some(more) => credit = credit.saturating_add(more),
                 None => return,
+            },
+            item = produced.recv(), if next.is_none() => match item {
+                Some(item) => next = Some(item),
+                None => return,
+            },
+            Ok(place) = send.reserve(), if credit > 0 && next.is_some() => {
+                credit -= 1;
+                let message = next.take().map(Message::Item);
+                place.send(Ok(StreamResponse { call_id, message }));
             }
         }
-        credit -= 1;
-        let message = Some(Message::Item(item));
-        if send.send(Ok(StreamResponse { call_id, message })).await.is_err() {
-            return;
+    };
+    // An error only says that the consumer is gone.
+    let _ = send.send(last).await;
+}
+
+async fn gone(down: &mut watch::Receiver<Option<Down>>) {
+    // A sender that is dropped goes with the worker.
+    let _ = down.wait_for(Option::is_some).await;
+}
+
+/// The items that come once a stream's call was answered a value. Each has a place to put them: the stream ends when it is gone.
+enum Rest {
+    Script(mpsc::UnboundedSender<Bytes>, Vec<Bytes>),
+    Answer(mpsc::UnboundedSender<Bytes>),
+    /// All have come already.
+    Produced,
+}
+
+impl Rest {
+    fn come(self, answer: Bytes) {
+        let (items, values) = match self {
+            Self::Script(items, script) => (items, script),
+            Self::Answer(items) => (items, vec![answer]),
+            Self::Produced => return,
+        };
+        for value in values {
+            // An error only says that the consumer is gone.
+            let _ = items.send(value);
         }
     }
 }

@@ -60,6 +60,8 @@ struct Shared {
     journal: Journal,
     plan: Mutex<Plan>,
     workers: Mutex<BTreeMap<SlotId, Weak<FakeWorker>>>,
+    /// Also those that others have followed.
+    all_workers: Mutex<Vec<Weak<FakeWorker>>>,
     /// Abandoned starts that are not gone yet, over all slots.
     abandoned: Mutex<BTreeMap<SlotId, u32>>,
     settled: Notify,
@@ -102,6 +104,7 @@ impl FakeWorkerFactory {
             journal,
             plan: Mutex::new(plan),
             workers: Mutex::default(),
+            all_workers: Mutex::default(),
             abandoned: Mutex::default(),
             settled: Notify::new(),
             next_pid: AtomicU32::new(FIRST_PID),
@@ -183,6 +186,13 @@ impl FakeWorkerFactory {
     pub fn worker(&self, slot: SlotId) -> Option<Arc<FakeWorker>> {
         lock(&self.shared.workers).get(&slot).and_then(Weak::upgrade)
     }
+
+    /// The workers that have become ready and are still held by somebody, oldest first: also those that were replaced and
+    /// finish their calls.
+    pub fn workers(&self) -> Vec<Arc<FakeWorker>> {
+        let all = lock(&self.shared.all_workers);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
 }
 
 /// A start under way. Dropped before it is done, it was abandoned and ends in the background.
@@ -255,6 +265,10 @@ impl WorkerFactory for FakeWorkerFactory {
                 let journal = self.shared.journal.clone();
                 let ready = FakeWorker::made(slot, worker, behaviour, nature, Some(pid), journal);
                 lock(&self.shared.workers).insert(slot, Arc::downgrade(&ready));
+                let mut all = lock(&self.shared.all_workers);
+                all.retain(|worker| worker.strong_count() > 0);
+                all.push(Arc::downgrade(&ready));
+                drop(all);
                 Ok(ready)
             }
             FakeStart::Fails(after, said) => {

@@ -86,7 +86,7 @@ impl FakeWorker {
             id,
             slot,
             pid,
-            client: FakeClient::new(behaviour, down.subscribe()),
+            client: FakeClient::new(id, behaviour, down.subscribe()),
             nature,
             down,
             gone: watch::Sender::new(None),
