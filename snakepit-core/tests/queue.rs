@@ -159,6 +159,34 @@ async fn a_limited_function_leaves_the_other_workers_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_had_to_wait_for_its_function_counts_once_while_it_waits_for_a_worker() {
+    let (behaviour, gate, ran) = gated();
+    let factory = FakeWorkerFactory::new().with_behaviour(behaviour);
+    let pool = builder(&factory)
+        .function_limit("heavy", 1)
+        .start()
+        .await
+        .unwrap();
+    let first = spawn_call(&pool, "heavy");
+    until(async || pool.status().await.busy == 1).await;
+    let urgent = spawn_urgent(&pool, "urgent", 1);
+    let second = spawn_call(&pool, "heavy");
+    until_queued(&pool, 2).await;
+    // The permit is free, and the only worker goes to the urgent call.
+    gate.add_permits(1);
+    first.await.unwrap().unwrap();
+    until(async || ran.lock().unwrap().len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(pool.status().await.queued, 1);
+    gate.add_permits(2);
+    for call in [urgent, second] {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(pool.status().await.queued, 0);
+    pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_serves_accepted_calls_of_a_limited_function_and_refuses_later_ones() {
     let (behaviour, gate, ran) = gated();
     let factory = FakeWorkerFactory::new().with_behaviour(behaviour);

@@ -154,11 +154,11 @@ impl Attempt {
     async fn lease(&self, mut turn: Turn) -> Result<Lease, Refusal> {
         let dispatch = self.dispatch();
         let Some(limit) = dispatch.rules().functions.of(&self.function) else {
-            return dispatch.checkout(turn).await;
+            return dispatch.checkout(turn, None).await;
         };
         let (permit, waits) = dispatch.permit(&limit, turn).await?;
         turn.accepted |= waits.is_some();
-        let lease = dispatch.checkout(turn).await?;
+        let lease = dispatch.checkout(turn, waits).await?;
         Ok(lease.permitted(Some(permit)))
     }
 

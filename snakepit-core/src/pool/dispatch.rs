@@ -202,11 +202,12 @@ impl Dispatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a worker that can run the call now, or waits for one.
+    /// Takes a worker that can run the call now, or waits for one. `waits` where the caller has waited elsewhere and is
+    /// counted.
     ///
     /// # Cancel safety
     /// A caller that leaves is never lent a worker; one it was just granted goes on to the next.
-    pub(super) async fn checkout(self: &Arc<Self>, turn: Turn) -> Grant {
+    pub(super) async fn checkout(self: &Arc<Self>, turn: Turn, waits: Option<Waits<'_>>) -> Grant {
         let (displaced, granted) = {
             let mut state = self.lock();
             if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
@@ -229,7 +230,10 @@ impl Dispatch {
                 return Err(refusal);
             }
             let displaced = self.make_room(&mut state, turn)?;
-            let waiting = self.waiters.fetch_add(1, Ordering::Relaxed);
+            let waiting = match waits {
+                Some(waits) => waits.join(),
+                None => self.waiters.fetch_add(1, Ordering::Relaxed),
+            };
             // Callers that left are skipped when their turn comes; should many leave while no worker comes free,
             // they are cleared out here, at a constant cost per caller.
             if state.waiting.len() > 2 * waiting + 16 {
@@ -275,8 +279,8 @@ impl Dispatch {
         }
     }
 
-    /// Waits for a permit to execute a function that is limited. It counts as waiting in the queue, until the guard that
-    /// comes with the permit is dropped: it covers the way from here to a worker.
+    /// Waits for a permit to execute a function that is limited. It counts as waiting in the queue; the guard that comes with
+    /// the permit covers the way from here to a worker, and joins the queue with its caller.
     ///
     /// # Cancel safety
     /// A caller that leaves takes no permit along.
@@ -482,6 +486,15 @@ impl Drop for Waiter<'_> {
 #[derive(Debug)]
 pub(super) struct Waits<'a> {
     dispatch: &'a Dispatch,
+}
+
+impl Waits<'_> {
+    /// Joins the queue, which counts the caller out from now on; how many others wait.
+    fn join(self) -> usize {
+        let others = self.dispatch.waiters.load(Ordering::Relaxed).saturating_sub(1);
+        std::mem::forget(self);
+        others
+    }
 }
 
 impl Drop for Waits<'_> {

@@ -81,14 +81,14 @@ async fn workers_that_came_and_went_idle_are_not_kept() {
 async fn a_caller_that_was_lent_a_worker_waits_no_more_and_makes_room_at_once() {
     let dispatch = pool(1, Some(1));
     let _worker = ready(&dispatch, SLOT);
-    let first = dispatch.checkout(LAST).await.unwrap();
-    let mut second = pin!(dispatch.checkout(LAST));
+    let first = dispatch.checkout(LAST, None).await.unwrap();
+    let mut second = pin!(dispatch.checkout(LAST, None));
     assert!(poll(second.as_mut()).is_pending());
     assert_eq!(queued(&dispatch), 1);
     // It is granted here, and polled only later.
     drop(first);
     assert_eq!(queued(&dispatch), 0);
-    let mut third = pin!(dispatch.checkout(LAST));
+    let mut third = pin!(dispatch.checkout(LAST, None));
     assert!(
         poll(third.as_mut()).is_pending(),
         "the queue is empty, and so not full"
@@ -102,10 +102,10 @@ async fn a_caller_that_was_lent_a_worker_waits_no_more_and_makes_room_at_once() 
 async fn a_worker_granted_to_a_caller_that_leaves_goes_on_to_the_next() {
     let dispatch = pool(1, None);
     let _worker = ready(&dispatch, SLOT);
-    let first = dispatch.checkout(LAST).await.unwrap();
-    let mut next = pin!(dispatch.checkout(LAST));
+    let first = dispatch.checkout(LAST, None).await.unwrap();
+    let mut next = pin!(dispatch.checkout(LAST, None));
     {
-        let mut leaves = pin!(dispatch.checkout(LAST));
+        let mut leaves = pin!(dispatch.checkout(LAST, None));
         assert!(poll(leaves.as_mut()).is_pending());
         assert!(poll(next.as_mut()).is_pending());
         drop(first);
@@ -121,7 +121,7 @@ async fn a_worker_granted_to_a_caller_that_leaves_goes_on_to_the_next() {
 async fn quiet_comes_when_the_last_waiting_caller_leaves_while_nobody_serves() {
     let dispatch = pool(1, None);
     let caller = Arc::clone(&dispatch);
-    let caller = tokio::spawn(async move { caller.checkout(LAST).await.map(drop) });
+    let caller = tokio::spawn(async move { caller.checkout(LAST, None).await.map(drop) });
     tokio::task::yield_now().await;
     assert_eq!(queued(&dispatch), 1);
     dispatch.drain();
@@ -140,9 +140,9 @@ async fn quiet_comes_when_the_last_waiting_caller_leaves_while_nobody_serves() {
 #[tokio::test]
 async fn refused_callers_are_counted_out_once() {
     let dispatch = pool(1, None);
-    let mut stays = pin!(dispatch.checkout(LAST));
+    let mut stays = pin!(dispatch.checkout(LAST, None));
     {
-        let mut leaves = pin!(dispatch.checkout(LAST));
+        let mut leaves = pin!(dispatch.checkout(LAST, None));
         assert!(poll(leaves.as_mut()).is_pending());
         assert!(poll(stays.as_mut()).is_pending());
         assert_eq!(queued(&dispatch), 2);
@@ -165,7 +165,7 @@ async fn nothing_leaks_when_callers_and_workers_come_and_go_on_many_threads() {
             for turn in 0..400 {
                 // Some wait for as long as it takes, some for no time at all.
                 let patience = Duration::from_micros((caller * 31 + turn * 17) % 600);
-                let checkout = dispatch.checkout(LAST);
+                let checkout = dispatch.checkout(LAST, None);
                 match tokio::time::timeout(patience * 10, checkout).await {
                     Ok(Ok(_lease)) => {
                         served += 1;
