@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use common::{builder, gated, pool_of, spawn_call, until, until_queued};
 use snakepit_core::{
+    SlotId,
     pool::{CallError, CallErrorKind, Overflow, Pool, PoolStartError},
-    testing::{FakeBehaviour, FakeWorkerFactory},
+    testing::{FakeBehaviour, FakeStart, FakeWorkerFactory},
 };
 use tokio::{
     task::JoinHandle,
@@ -79,6 +80,32 @@ async fn a_newer_call_takes_the_place_of_the_oldest_and_never_of_a_more_urgent_o
         call.await.unwrap().unwrap();
     }
     assert_eq!(*ran.lock().unwrap(), ["running", "urgent", "newest"]);
+    pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_comes_back_to_the_queue_is_not_displaced_by_a_newer_one() {
+    let (behaviour, gate, ran) = gated();
+    let factory = FakeWorkerFactory::new().with_behaviour(behaviour);
+    let pool = builder(&factory)
+        .queue_limit(Some(0))
+        .overflow(Overflow::DropOldest)
+        .start()
+        .await
+        .unwrap();
+    let idempotent = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.request("first").idempotent().send::<()>().await }
+    });
+    until(async || pool.status().await.busy == 1).await;
+    factory.set_otherwise(FakeStart::Ready(Duration::from_secs(1)));
+    factory.worker(SlotId(0)).unwrap().crash();
+    until_queued(&pool, 1).await;
+    let refused = pool.call::<_, ()>("newer", ()).await.unwrap_err();
+    assert_eq!(refused.kind(), CallErrorKind::QueueFull);
+    gate.add_permits(1);
+    idempotent.await.unwrap().unwrap();
+    assert_eq!(*ran.lock().unwrap(), ["first", "first"]);
     pool.shutdown().await;
 }
 

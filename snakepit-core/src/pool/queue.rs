@@ -18,7 +18,8 @@ pub enum Overflow {
     Refuse,
     /// It takes the place of the call that waits longest among the least urgent, which ends with
     /// [`CallError::Displaced`](super::CallError::Displaced). For callers that want the newest answer: a frame, a price. When all that
-    /// wait are more urgent, or the limit is 0, it is refused.
+    /// wait are more urgent, or the limit is 0, it is refused. A call keeps its place that waits for the second time, because its
+    /// worker was lost, or that has waited for its limited function.
     DropOldest,
 }
 
@@ -87,21 +88,18 @@ impl Queue {
         None
     }
 
-    /// Takes out who waits longest among the least urgent, unless that is more urgent than this priority.
+    /// Takes out who waits longest among the least urgent, unless that is more urgent than this priority. Those that the pool
+    /// has accepted before keep their places.
     pub(super) fn pop_oldest(&mut self, priority: i32) -> Option<Queued> {
-        while let Some(mut level) = self.levels.last_entry() {
-            if level.key().0 > priority {
-                return None;
-            }
-            let caller = level.get_mut().pop_front();
-            if level.get().is_empty() {
-                level.remove();
-            }
-            if let Some(caller) = caller {
+        let levels = self.levels.iter_mut().rev();
+        for (_, level) in levels.take_while(|(level, _)| level.0 <= priority) {
+            while level.pop_front_if(|caller| caller.has_left()).is_some() {
                 self.len -= 1;
-                if !caller.has_left() {
-                    return Some(caller);
-                }
+            }
+            let gives_way = |caller: &Queued| !caller.turn.accepted && !caller.has_left();
+            if let Some(oldest) = level.iter().position(gives_way) {
+                self.len -= 1;
+                return level.remove(oldest);
             }
         }
         None
@@ -189,5 +187,23 @@ mod tests {
         assert!(queue.pop_oldest(5).is_some() && queue.pop_oldest(5).is_some());
         assert!(queue.pop_oldest(5).is_none() && queue.len() == 0);
         drop((high, newer));
+    }
+
+    #[test]
+    fn those_that_were_accepted_before_are_not_displaced() {
+        let mut queue = Queue::default();
+        let mut join = |accepted| {
+            let (answer, granted) = oneshot::channel();
+            let turn = Turn {
+                accepted,
+                ..Turn::default()
+            };
+            queue.push(Queued { answer, turn });
+            granted
+        };
+        let [accepted, mut plain] = [join(true), join(false)];
+        drop(queue.pop_oldest(0).expect("the one that was not"));
+        assert!(plain.try_recv().is_err() && queue.pop_oldest(0).is_none());
+        assert!(is_next(&mut queue, accepted) && queue.len() == 0);
     }
 }
