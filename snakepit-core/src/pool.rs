@@ -287,7 +287,8 @@ impl Pool {
     pub async fn kill(&self) {
         self.shared.dispatch.end();
         self.shared.restarter.replacer().stop();
-        self.shared.dispatch.drain();
+        // Before any worker is free: nobody who waits is lent one that is being ended.
+        self.shared.dispatch.stop();
         let ends = self.end_seats(|_| true, Duration::ZERO);
         self.stop().await;
         for end in ends {

@@ -304,6 +304,19 @@ async fn kill_does_not_wait_for_anything() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn kill_executes_nothing_of_what_waits_for_the_end_of_a_pause() {
+    let (factory, pool) = pool_of(FakeBehaviour::Hang).await;
+    let worker = factory.worker(SlotId(0)).unwrap();
+    pool.pause();
+    let waits = spawn_call(&pool, "f");
+    until_queued(&pool, 1).await;
+    pool.kill().await;
+    let error = waits.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::NotServing);
+    assert!(worker.fake_client().requests().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_is_dropped_ends_its_workers() {
     let (factory, pool) = pool_of(FakeBehaviour::Echo).await;
     drop(pool);
