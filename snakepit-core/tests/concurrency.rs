@@ -199,6 +199,21 @@ async fn a_worker_that_was_lost_by_one_call_is_lent_to_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_a_worker_refused_because_it_leaves_does_not_come_back_to_it() {
+    let leaving = snakepit_proto::v1::CallError {
+        kind: snakepit_proto::v1::call_error::Kind::ShuttingDown.into(),
+        ..Default::default()
+    };
+    let (factory, pool) = pool_of(1, 2, FakeBehaviour::Error(leaving)).await;
+    let leaves = worker(&factory, 0);
+    factory.set_behaviour(FakeBehaviour::Echo);
+    let answered = timeout(FOREVER, pool.call::<_, Value>("f", ())).await;
+    answered.expect("the slot gets another worker").unwrap();
+    assert_eq!(leaves.fake_client().requests().len(), 1);
+    pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_has_been_busy_for_as_long_as_its_first_call() {
     let (_factory, pool) = pool_of(1, 3, FakeBehaviour::Hang).await;
     let first = begin(&pool).await;

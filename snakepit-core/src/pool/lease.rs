@@ -112,27 +112,32 @@ impl Lease {
     }
 
     /// The worker's connection failed: learns why, and makes sure that it is not called again.
-    pub(super) async fn lost(self, error: TransportError) -> Down {
-        // Not lent again from here on, however late its starter hears of it.
+    pub(super) fn lost(self, error: TransportError) -> impl Future<Output = Down> + Send + 'static {
+        // Not lent again from here on, however late its starter hears of it and whenever the future is polled.
         self.seat.retire();
-        let worker = &self.seat.worker;
-        if let Some(down) = within(NEWS, worker.down()).await {
-            return down;
+        async move {
+            let worker = &self.seat.worker;
+            if let Some(down) = within(NEWS, worker.down()).await {
+                return down;
+            }
+            worker.condemn(DownReason::ChannelFailed {
+                message: error.message,
+            });
+            worker.down().await
         }
-        worker.condemn(DownReason::ChannelFailed {
-            message: error.message,
-        });
-        worker.down().await
     }
 
     /// The worker said that it is leaving: it is not lent again, and made to leave when it does not.
-    pub(super) async fn leaving(self) {
+    pub(super) fn leaving(self) -> impl Future<Output = ()> + Send + 'static {
+        // Before the call asks for another worker: this one may have room for it.
         self.seat.retire();
         let worker = Arc::clone(&self.seat.worker);
         // This call does not run on it: a shutdown that comes meanwhile need not wait for it, and ends it like any other.
         drop(self);
-        if within(LEAVES, worker.down()).await.is_none() {
-            worker.condemn(DownReason::StayedOn);
+        async move {
+            if within(LEAVES, worker.down()).await.is_none() {
+                worker.condemn(DownReason::StayedOn);
+            }
         }
     }
 
