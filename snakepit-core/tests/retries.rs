@@ -6,15 +6,15 @@ mod common;
 
 use std::time::Duration;
 
-use common::{builder, nil, pool_of, spawn_call, until};
+use common::{FOREVER, builder, gated, nil, pool_of, spawn_call, until};
 use snakepit_core::{
     SlotId,
     event::EventKind,
-    pool::{CallError, CallErrorKind, CancelOutcome, Pool},
+    pool::{CallError, CallErrorKind, CancelOutcome, Phase, Pool},
     rpc::Value,
     testing::{FakeBehaviour, FakeWorkerFactory},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -272,4 +272,37 @@ async fn workers_that_are_killed_from_outside_do_not_make_a_call_suspicious() {
     }
     pool.call::<_, Value>("f", ()).await.unwrap();
     pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_and_a_shutdown_wait_for_a_call_that_is_executed_again() {
+    for shuts_down in [false, true] {
+        let (behaviour, gate, _) = gated();
+        let (factory, pool) = pool_of(behaviour).await;
+        let call = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.request("f").idempotent().send::<Value>().await }
+        });
+        until(async || pool.status().await.busy == 1).await;
+        let mut drained = tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                if shuts_down {
+                    pool.shutdown().await;
+                } else {
+                    pool.drain().await;
+                }
+            }
+        });
+        until(async || pool.status().await.phase == Phase::Draining).await;
+        factory.worker(SlotId(0)).unwrap().crash();
+        assert!(
+            timeout(Duration::from_secs(1), &mut drained).await.is_err(),
+            "the call is not over"
+        );
+        gate.add_permits(1);
+        call.await.unwrap().unwrap();
+        timeout(FOREVER, drained).await.unwrap().unwrap();
+        pool.shutdown().await;
+    }
 }

@@ -117,6 +117,8 @@ pub(super) struct Dispatch {
     /// Callers that wait; less than the queue's length when some of them have left. One that is lent a worker or refused is
     /// counted out by whoever does so, one that leaves by itself.
     waiters: AtomicUsize,
+    /// Calls that have lost their worker and may be on their way back to the queue.
+    returning: AtomicUsize,
     rules: Rules,
     events: Events,
     latencies: Latencies,
@@ -187,6 +189,7 @@ impl Dispatch {
         Self {
             state: Mutex::new(state),
             waiters: AtomicUsize::new(0),
+            returning: AtomicUsize::new(0),
             rules,
             events,
             latencies: Latencies::default(),
@@ -308,6 +311,14 @@ impl Dispatch {
         let permit = limit.acquire().await;
         let permit = permit.ok_or(Refusal::Phase(Phase::Stopped))?;
         Ok((permit, Some(waits)))
+    }
+
+    /// A call is about to lose its worker and may come back to the queue.
+    pub(super) fn returning(self: &Arc<Self>) -> Returning {
+        self.returning.fetch_add(1, Ordering::Relaxed);
+        Returning {
+            dispatch: Arc::clone(self),
+        }
     }
 
     /// What calls are refused for.
@@ -500,6 +511,20 @@ impl Waits<'_> {
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.dispatch.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.dispatch.changed.notify_waiters();
+    }
+}
+
+/// A call without worker that is not over: the pool is not quiet until this is dropped, which is when it has another one,
+/// or has ended.
+#[derive(Debug)]
+pub(super) struct Returning {
+    dispatch: Arc<Dispatch>,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.dispatch.returning.fetch_sub(1, Ordering::Relaxed);
         self.dispatch.changed.notify_waiters();
     }
 }

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{dispatch::Dispatch, limits::Permit, seat::Seat};
+use super::{
+    dispatch::{Dispatch, Returning},
+    limits::Permit,
+    seat::Seat,
+};
 use crate::{
     clock::within,
     worker::{Down, DownReason, TransportError},
@@ -102,6 +106,11 @@ impl Lease {
     pub(super) fn defuse(mut self) {
         self.dispatch = None;
         self.seat.take_back();
+    }
+
+    /// The call goes on without this worker; made before the worker is given back.
+    pub(super) fn returning(&self) -> Option<Returning> {
+        self.dispatch.as_ref().map(Dispatch::returning)
     }
 
     /// The call was taken back from the worker and never runs.

@@ -7,7 +7,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use snakepit_proto::v1::{CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::time::timeout;
 
-use super::{Pool, attempt::Attempt, dispatch::Turn, error::CallError, settle::Underway, stream::Items};
+use super::{
+    Pool,
+    attempt::Attempt,
+    dispatch::{Returning, Turn},
+    error::CallError,
+    settle::Underway,
+    stream::Items,
+};
 use crate::{
     rpc::{CodecError, MAX_MESSAGE_LEN, codec},
     worker::TransportError,
@@ -159,8 +166,11 @@ impl<'a> Request<'a> {
         self.check_len()?;
         let mut turn = self.turn(true);
         let mut attempt = Attempt::new(self)?;
+        // The call is not over while it has no worker.
+        let mut returning = None;
         loop {
             let mut lease = attempt.checkout(turn).await?;
+            drop(returning.take());
             (turn.first, turn.accepted) = (true, true);
             let call_id = attempt.begin(&mut lease);
             let work = lease.seat().client.call(attempt.call_request(call_id));
@@ -170,15 +180,21 @@ impl<'a> Request<'a> {
             };
             match answer {
                 // The call before it takes long: some other worker may be free sooner.
-                None => attempt.unexecuted(),
-                Some(Ok(answer)) if is_shutting_down(&answer) => {
-                    // Certainly not executed. That worker is leaving, so each turn takes another one.
-                    attempt.leaving(underway.finish());
+                Attended::Recalled(recalled) => {
+                    returning = Some(recalled);
                     attempt.unexecuted();
                 }
-                Some(Ok(answer)) => return attempt.answer(underway.finish(), answer),
-                Some(Err(error)) => {
+                Attended::Over(Ok(answer)) if is_shutting_down(&answer) => {
+                    // Certainly not executed. That worker is leaving, so each turn takes another one.
                     let lease = underway.finish();
+                    returning = lease.returning();
+                    attempt.leaving(lease);
+                    attempt.unexecuted();
+                }
+                Attended::Over(Ok(answer)) => return attempt.answer(underway.finish(), answer),
+                Attended::Over(Err(error)) => {
+                    let lease = underway.finish();
+                    returning = lease.returning();
                     let worker = Arc::clone(&lease.seat().worker);
                     let mut loss = attempt.lost(lease, error);
                     let error = attempt.explain(&mut loss).await;
@@ -242,17 +258,23 @@ impl Request<'_> {
     }
 }
 
-/// The answer of a call; `None` when it had to wait in its worker for too long and was taken back, unexecuted.
-async fn attended(underway: &mut Underway<CallResponse>) -> Option<Result<CallResponse, TransportError>> {
+/// What became of a call in its worker.
+enum Attended {
+    Over(Result<CallResponse, TransportError>),
+    /// It had to wait there for too long and was taken back, unexecuted.
+    Recalled(Returning),
+}
+
+async fn attended(underway: &mut Underway<CallResponse>) -> Attended {
     if underway.can_share() {
         if let Ok(answer) = timeout(PATIENCE, underway.work()).await {
-            return Some(answer);
+            return Attended::Over(answer);
         }
-        if underway.recall().await {
-            return None;
+        if let Some(recalled) = underway.recall().await {
+            return Attended::Recalled(recalled);
         }
     }
-    Some(underway.work().await)
+    Attended::Over(underway.work().await)
 }
 
 fn is_shutting_down(answer: &CallResponse) -> bool {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     Shared,
     budget::{CancelOutcome, Cancelled},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Returning},
     lease::Lease,
 };
 use crate::{
@@ -102,19 +102,18 @@ impl<T: Send + 'static> Underway<T> {
         }
     }
 
-    /// Takes the call back from its worker if it waits there behind another; whether that is certain now. It is over then,
-    /// without a result.
-    pub(super) async fn recall(&mut self) -> bool {
-        let Some((lease, _)) = &self.rest else {
-            return false;
-        };
+    /// Takes the call back from its worker if it waits there behind another, and that is certain. It is over then, without a
+    /// result.
+    pub(super) async fn recall(&mut self) -> Option<Returning> {
+        let (lease, _) = self.rest.as_ref()?;
         let recalled = lease.waits_behind()
             && lease.seat().client.recall(self.call_id).await.is_ok()
             && lease.has_not_begun();
-        if recalled && let Some((lease, _)) = self.rest.take() {
+        let returning = lease.returning().filter(|_| recalled)?;
+        if let Some((lease, _)) = self.rest.take() {
             lease.forgo();
         }
-        recalled
+        Some(returning)
     }
 
     /// Cancels the call, in the background.

@@ -1,6 +1,9 @@
 //! What the pool does with calls: from its start over pauses to its end.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::{Dispatch, Refusal, State};
 use crate::{pool::status::Phase, worker::StartError};
@@ -82,9 +85,10 @@ impl Dispatch {
         self.short.notify_one();
     }
 
-    /// Nobody waits and no worker is lent.
+    /// Nobody waits, or is about to again, and no worker is lent.
     pub(super) fn is_quiet(&self, state: &State) -> bool {
-        state.lent == 0 && self.waiters.load(Ordering::Relaxed) == 0
+        let none = |calls: &AtomicUsize| calls.load(Ordering::Relaxed) == 0;
+        state.lent == 0 && none(&self.waiters) && none(&self.returning)
     }
 
     pub(in crate::pool) fn phase(&self) -> Phase {
@@ -99,7 +103,7 @@ impl Dispatch {
         self.lock().phase == Phase::Stopped
     }
 
-    /// Resolves when nobody waits and no worker is lent.
+    /// Resolves when no call that was accepted goes on.
     pub(in crate::pool) async fn quiet(&self) {
         self.until(|state| self.is_quiet(state)).await;
     }
