@@ -282,6 +282,23 @@ async fn shutdown_is_bounded_when_calls_do_not_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_runs_on_at_a_shutdown_has_the_grace_to_stop() {
+    let factory = FakeWorkerFactory::new()
+        .with_behaviour(FakeBehaviour::HangDeaf)
+        .with_end_taking(Duration::from_secs(3));
+    let pool = builder(&factory).start().await.unwrap();
+    let stuck = spawn_call(&pool, "stuck");
+    until(async || pool.status().await.busy == 1).await;
+    let worker = factory.worker(SlotId(0)).unwrap();
+    let began = Instant::now();
+    pool.shutdown().await;
+    assert_eq!(began.elapsed(), Duration::from_secs(5 + 3));
+    let graces = worker.ends_asked().into_iter().map(|(_, grace)| grace);
+    assert_eq!(graces.min(), Some(Duration::from_secs(5)));
+    stuck.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn kill_does_not_wait_for_anything() {
     let factory = FakeWorkerFactory::new()
         .with_behaviour(FakeBehaviour::HangDeaf)

@@ -298,7 +298,8 @@ impl PoolBuilder {
         // A worker that went down has had its grace: it is gone, or did not stop when it was cancelled, or did not
         // answer. What it leaves behind would only delay its replacement.
         let starters = SlotStarterFactory::new(workers, Arc::clone(&observer), self.events.clone())
-            .with_grace(Duration::ZERO);
+            .with_grace(Duration::ZERO)
+            .with_requested_grace(self.settings.shutdown.grace);
         let starters = self.resources.iter().fold(starters, |starters, resource| {
             starters.with_resource(Arc::clone(resource))
         });

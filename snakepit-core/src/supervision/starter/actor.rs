@@ -21,6 +21,7 @@ use super::{
     wreck::{Occupant, Wreck},
 };
 use crate::{
+    clock::within,
     id::WorkerId,
     process::EndReport,
     rpc::error_chain,
@@ -194,7 +195,7 @@ impl Actor {
                 self.remember(&down);
                 if let Some(leaving) = &mut self.leaving {
                     // It is down already: as for any other, what it has left is not waited for.
-                    leaving.shutdown = self.shared.end_times(self.config.grace);
+                    leaving.shutdown = self.shared.end_times(self.config.grace_of(&down));
                 }
                 (state::Departure::Drained, Detail::Down(down))
             }
@@ -287,7 +288,10 @@ async fn course(
         }
         (Wait::WorkerEnd, Some(worker), _) => {
             // Asked again in less time, the loop comes here again, and the shorter time wins.
-            let times = shared.end_times(config.grace);
+            // One that is not down was never told to anybody.
+            let down = within(Duration::ZERO, worker.down()).await;
+            let grace = down.map_or(config.grace, |down| config.grace_of(&down));
+            let times = shared.end_times(grace);
             Happened::WorkerEnded(worker.end(times.drain, times.grace).await)
         }
         (Wait::Until(time), ..) => {

@@ -20,7 +20,7 @@ use crate::{
     supervision::{
         Backoff, ResourceFactory, RestartIntensity, RestartPolicy, Shutdown, SlotObserver, SlotStatus,
     },
-    worker::{StartTurns, WorkerFactory},
+    worker::{Down, StartTurns, WorkerFactory},
 };
 
 /// What all starters of a supervisor have in common.
@@ -33,8 +33,21 @@ pub(in crate::supervision) struct Config {
     pub(super) rules: Rules,
     /// Between SIGTERM and SIGKILL for a worker that went down by itself.
     pub(super) grace: Duration,
+    /// The same for one whose end was asked for, and not by the slot's: whoever did so gave a time of his own.
+    pub(super) requested_grace: Duration,
     /// Bounds the starts under way.
     pub(super) starts: StartTurns,
+}
+
+impl Config {
+    /// The grace of a worker that is down.
+    pub(super) fn grace_of(&self, down: &Down) -> Duration {
+        if down.reason.is_normal() {
+            self.requested_grace
+        } else {
+            self.grace
+        }
+    }
 }
 
 /// Makes [`SlotStarter`]s that share a worker factory, an observer and a bound on parallel starts. Clones
@@ -60,6 +73,7 @@ impl SlotStarterFactory {
                 events,
                 rules,
                 grace: Shutdown::default().grace,
+                requested_grace: Shutdown::default().grace,
                 starts: StartTurns::new(default_parallel_starts()),
             }),
         }
@@ -99,6 +113,13 @@ impl SlotStarterFactory {
     #[must_use]
     pub fn with_grace(self, grace: Duration) -> Self {
         self.with(|config| config.grace = grace)
+    }
+
+    /// Between SIGTERM and SIGKILL for a worker whose own end was asked for. Default 5 s. It bounds that end where whoever asked
+    /// for it has given more, and does not shorten it otherwise.
+    #[must_use]
+    pub fn with_requested_grace(self, grace: Duration) -> Self {
+        self.with(|config| config.requested_grace = grace)
     }
 
     /// How many workers may load their program at the same time, over all slots. Zero counts as one. Those that a launcher
