@@ -252,6 +252,22 @@ async fn a_pool_that_shrinks_is_ended_with_everything_that_is_leaving() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slot_on_its_way_out_goes_when_its_worker_dies_though_nobody_reads_its_stream() {
+    let factory = FakeWorkerFactory::new().with_behaviour(FakeBehaviour::Hang);
+    let pool = builder(&factory).workers(2).start().await.unwrap();
+    let first = pool.request("f").stream::<Value>().await.unwrap();
+    let second = pool.request("f").stream::<Value>().await.unwrap();
+    pool.resize(1, 1).unwrap();
+    until(async || pool.status().await.ready == 1).await;
+    assert_eq!(slots(&pool).await, [0, 1], "it has a call");
+    factory.worker(SlotId(1)).unwrap().crash();
+    until_size(&pool, 1).await;
+    assert_eq!(pool.status().await.busy, 1);
+    drop((first, second));
+    pool.shutdown().await;
+}
+
 #[tokio::test]
 async fn bounds_that_make_no_sense_are_refused() {
     let factory = FakeWorkerFactory::new();

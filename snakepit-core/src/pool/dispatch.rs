@@ -571,7 +571,11 @@ impl State {
 
     /// Takes a worker out, to be dropped outside of the lock.
     fn forget(&mut self, slot: SlotId, worker: WorkerId) -> Option<Arc<Seat>> {
-        let seat = self.seats.get(&slot).filter(|seat| seat.worker.id() == worker)?;
+        let Some(seat) = self.seats.get(&slot).filter(|seat| seat.worker.id() == worker) else {
+            // Of a slot on its way out, which does not wait for whoever still has the call.
+            let at = self.retired.iter().position(|seat| seat.worker.id() == worker)?;
+            return Some(self.retired.swap_remove(at));
+        };
         seat.retire();
         self.idle.remove(seat);
         self.seats.remove(&slot)
