@@ -63,7 +63,10 @@ impl Tally {
         match outcome {
             Ok(_) if expected.is_none() => {}
             Ok(_) => self.count(format!("{UNEXPECTED}{what}: answered")),
-            Err(error) if Some(error.kind()) == expected => self.count(format!("{what}: {:?}", error.kind())),
+            // A worker that is made to die takes along what it has executed and not answered yet.
+            Err(error) if Some(error.kind()) == expected || error.kind() == CallErrorKind::WorkerLost => {
+                self.count(format!("{what}: {:?}", error.kind()));
+            }
             Err(error) => self.count(format!("{UNEXPECTED}{what}: {error}")),
         }
     }
