@@ -7,7 +7,11 @@
 
 mod checks;
 mod phase;
+mod replaced;
+mod report;
 mod size;
+mod slots;
+mod wait;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,41 +23,29 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::sync::{Notify, oneshot};
 
 use checks::{Checked, Checks};
 pub(super) use phase::Started;
+pub(super) use replaced::Due;
+use slots::Trouble;
+use wait::Waiter;
+pub(super) use wait::{Returning, Waits};
 
 use super::{
     idle::Idle,
     latency::Latencies,
     lease::Lease,
-    limits::{FunctionLimits, Limit, Permit},
+    limits::FunctionLimits,
     poison::Suspects,
     queue::{Overflow, Queue, Queued},
     recycle::Lifetimes,
     scaling::Bounds,
     seat::Seat,
     settings::PoolSettings,
-    status::{Phase, PoolStatus, WorkerStatus},
+    status::Phase,
 };
-use crate::{
-    event::Events,
-    id::{SlotId, WorkerId},
-    supervision::{ChildInfo, SlotEvent, SlotObserver},
-    worker::{BoxFuture, StartError},
-};
-
-mod replaced;
-
-pub(super) use replaced::Due;
-
-/// Starts that must fail in a row, in every slot, before callers are told that nobody serves. The first restart is
-/// at once, so a single failure may be over before a caller would have noticed.
-const FAILED_STARTS: u32 = 2;
+use crate::{event::Events, id::SlotId, worker::StartError};
 
 /// Why no worker was lent.
 #[derive(Clone, Debug)]
@@ -77,13 +69,6 @@ pub(super) struct Turn {
     pub(super) first: bool,
     /// The pool has accepted the call: neither a full queue nor a drain refuses it.
     pub(super) accepted: bool,
-}
-
-/// What the pool knows of a slot that does not serve.
-#[derive(Debug, Default)]
-struct Trouble {
-    failed_starts: u32,
-    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -260,67 +245,6 @@ impl Dispatch {
         waiter.wait().await
     }
 
-    /// Sees to it that one more caller may wait; who has to leave for that.
-    fn make_room(&self, state: &mut State, turn: Turn) -> Result<Option<Queued>, Refusal> {
-        let waiting = self.waiters.load(Ordering::Relaxed);
-        let limit = self.queue_limit(state);
-        let Some(limit) = limit.filter(|limit| waiting >= *limit && !turn.accepted) else {
-            return Ok(None);
-        };
-        let displaced = match self.rules.overflow {
-            Overflow::Refuse => None,
-            Overflow::DropOldest => state.waiting.pop_oldest(turn.priority),
-        };
-        displaced.map(Some).ok_or(Refusal::Full { waiting, limit })
-    }
-
-    /// Refuses a caller that was taken out of the queue.
-    fn refuse(&self, waiter: Queued, refusal: Refusal) {
-        // Those that have left have counted themselves out.
-        if waiter.answer.send(Err(refusal)).is_ok() {
-            self.waiters.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits for a permit to execute a function that is limited. It counts as waiting in the queue; the guard that comes with
-    /// the permit covers the way from here to a worker, and joins the queue with its caller.
-    ///
-    /// # Cancel safety
-    /// A caller that leaves takes no permit along.
-    pub(super) async fn permit(
-        &self,
-        limit: &Limit,
-        turn: Turn,
-    ) -> Result<(Permit, Option<Waits<'_>>), Refusal> {
-        if let Some(permit) = limit.try_acquire() {
-            return Ok((permit, None));
-        }
-        let waits = {
-            let state = self.lock();
-            if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
-                return Err(Refusal::Phase(state.phase));
-            }
-            let waiting = self.waiters.load(Ordering::Relaxed);
-            let limit = self.queue_limit(&state);
-            if let Some(limit) = limit.filter(|limit| waiting >= *limit && !turn.accepted) {
-                return Err(Refusal::Full { waiting, limit });
-            }
-            self.waiters.fetch_add(1, Ordering::Relaxed);
-            Waits { dispatch: self }
-        };
-        let permit = limit.acquire().await;
-        let permit = permit.ok_or(Refusal::Phase(Phase::Stopped))?;
-        Ok((permit, Some(waits)))
-    }
-
-    /// A call is about to lose its worker and may come back to the queue.
-    pub(super) fn returning(self: &Arc<Self>) -> Returning {
-        self.returning.fetch_add(1, Ordering::Relaxed);
-        Returning {
-            dispatch: Arc::clone(self),
-        }
-    }
-
     /// What calls are refused for.
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
@@ -420,113 +344,6 @@ impl Dispatch {
             changed.await;
         }
     }
-
-    pub(super) fn status(&self, slots: Vec<ChildInfo>) -> PoolStatus {
-        let state = self.lock();
-        let now = Instant::now();
-        let workers = slots.into_iter().map(|child| {
-            let seat = state.seats.get(&child.status.slot);
-            WorkerStatus {
-                calls: seat.map_or(0, |seat| seat.calls()),
-                running: seat.map_or(0, |seat| seat.lent_to_calls().min(seat.concurrency())),
-                concurrency: seat.map_or(0, |seat| seat.concurrency()),
-                busy_for: seat.and_then(|seat| seat.busy_for(now)),
-                check: state
-                    .checked
-                    .get(&child.status.slot)
-                    .map(|checked| checked.told(now)),
-                child,
-            }
-        });
-        PoolStatus {
-            name: self.events.pool().to_owned(),
-            phase: state.phase,
-            workers: workers.collect(),
-            ready: state.seats.len(),
-            busy: state
-                .seats
-                .values()
-                .chain(&state.retired)
-                .filter(|seat| seat.lent_to_calls() > 0)
-                .count(),
-            queued: self.waiters.load(Ordering::Relaxed),
-            queue_limit: self.rules.queue_limit,
-            min_workers: state.bounds.min,
-            max_workers: state.bounds.max,
-            waited: self.latencies.waited.summary(),
-            ran: self.latencies.ran.summary(),
-            last_start_error: state.last_error.clone(),
-        }
-    }
-}
-
-/// A caller in the queue.
-struct Waiter<'a> {
-    dispatch: &'a Dispatch,
-    /// `None` once it was answered.
-    granted: Option<oneshot::Receiver<Grant>>,
-}
-
-impl Waiter<'_> {
-    async fn wait(mut self) -> Grant {
-        let Some(granted) = &mut self.granted else {
-            unreachable!("only this takes it, and takes self with it");
-        };
-        let grant = granted.await;
-        self.granted = None;
-        // The sender is dropped unanswered only with the whole pool.
-        grant.unwrap_or(Err(Refusal::Phase(Phase::Stopped)))
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let Some(mut granted) = self.granted.take() else {
-            return;
-        };
-        // Closed first, so that either we find the answer here or its sender learns that we have left.
-        granted.close();
-        if granted.try_recv().is_err() {
-            self.dispatch.waiters.fetch_sub(1, Ordering::Relaxed);
-            self.dispatch.changed.notify_waiters();
-        }
-    }
-}
-
-/// A caller that waits elsewhere than in the queue, and is counted all the same.
-#[derive(Debug)]
-pub(super) struct Waits<'a> {
-    dispatch: &'a Dispatch,
-}
-
-impl Waits<'_> {
-    /// Joins the queue, which counts the caller out from now on; how many others wait.
-    fn join(self) -> usize {
-        let others = self.dispatch.waiters.load(Ordering::Relaxed).saturating_sub(1);
-        std::mem::forget(self);
-        others
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.dispatch.waiters.fetch_sub(1, Ordering::Relaxed);
-        self.dispatch.changed.notify_waiters();
-    }
-}
-
-/// A call without worker that is not over: the pool is not quiet until this is dropped, which is when it has another one,
-/// or has ended.
-#[derive(Debug)]
-pub(super) struct Returning {
-    dispatch: Arc<Dispatch>,
-}
-
-impl Drop for Returning {
-    fn drop(&mut self) {
-        self.dispatch.returning.fetch_sub(1, Ordering::Relaxed);
-        self.dispatch.changed.notify_waiters();
-    }
 }
 
 impl State {
@@ -557,83 +374,6 @@ impl State {
             return None;
         }
         self.take_idle()
-    }
-
-    /// A refusal when no slot serves and none is about to.
-    fn nobody(&self) -> Option<Refusal> {
-        let hopeless = |trouble: &Trouble| trouble.given_up || trouble.failed_starts >= FAILED_STARTS;
-        let lost = |slot| self.trouble.get(slot).is_some_and(hopeless);
-        let nobody = self.seats.is_empty() && !self.slots.is_empty() && self.slots.iter().all(lost);
-        nobody.then(|| Refusal::Nobody {
-            last: self.last_error.clone(),
-        })
-    }
-
-    /// Takes a worker out, to be dropped outside of the lock.
-    fn forget(&mut self, slot: SlotId, worker: WorkerId) -> Option<Arc<Seat>> {
-        let Some(seat) = self.seats.get(&slot).filter(|seat| seat.worker.id() == worker) else {
-            // Of a slot on its way out, which does not wait for whoever still has the call.
-            let at = self.retired.iter().position(|seat| seat.worker.id() == worker)?;
-            return Some(self.retired.swap_remove(at));
-        };
-        seat.retire();
-        self.idle.remove(seat);
-        self.seats.remove(&slot)
-    }
-}
-
-impl SlotObserver for Arc<Dispatch> {
-    fn slot_event(&self, event: SlotEvent) {
-        // A worker is foreign code: it is asked for its client, and dropped, without the lock.
-        let ready = match &event {
-            SlotEvent::Ready { slot, worker } => {
-                let lifetime = self.rules.lifetimes.of_a_worker(Instant::now());
-                let checked = self.rules.health_interval.is_some();
-                Some(Arc::new(Seat::new(*slot, Arc::clone(worker), lifetime, checked)))
-            }
-            _ => None,
-        };
-        let mut state = self.lock();
-        let gone = match event {
-            // It was given up while it was being started, and is about to be ended.
-            SlotEvent::Ready { slot, .. } if !state.slots.contains(&slot) => ready,
-            SlotEvent::Ready { slot, .. } => ready.and_then(|seat| {
-                state.trouble.remove(&slot);
-                state.concurrency = seat.concurrency();
-                let before = state.seats.insert(slot, Arc::clone(&seat));
-                if let Some(before) = &before {
-                    state.retire(before);
-                }
-                self.hand_on(&mut state, seat);
-                self.due.notify_one();
-                before
-            }),
-            SlotEvent::Down { slot, worker, .. } => state.forget(slot, worker),
-            SlotEvent::StartFailed { slot, error } => {
-                state.trouble.entry(slot).or_default().failed_starts += 1;
-                state.last_error = Some(error);
-                None
-            }
-            SlotEvent::ReplacementFailed { error, .. } => {
-                state.last_error = Some(error);
-                None
-            }
-            SlotEvent::Quarantined { slot, .. } | SlotEvent::Terminated { slot } => {
-                state.trouble.entry(slot).or_default().given_up = true;
-                None
-            }
-        };
-        if let Some(refusal) = state.nobody() {
-            self.refuse_all(&mut state, &refusal);
-        }
-        drop(state);
-        drop(gone);
-        self.changed.notify_waiters();
-    }
-
-    fn drained(&self, _: SlotId, worker: WorkerId) -> BoxFuture<()> {
-        let dispatch = Self::clone(self);
-        Box::pin(async move { dispatch.left_by_calls(worker).await })
     }
 }
 

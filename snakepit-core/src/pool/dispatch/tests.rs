@@ -8,6 +8,7 @@ use std::{
 
 use super::*;
 use crate::{
+    supervision::{SlotEvent, SlotObserver as _},
     testing::{FakeBehaviour, FakeWorker},
     worker::{Down, DownReason, Worker},
 };
