@@ -1,8 +1,18 @@
 //! Calls whose caller has left: they are cancelled, and their worker is given back only when they have stopped.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{poll_fn, ready},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use tokio::{task::JoinHandle, time::sleep};
+use snakepit_proto::v1::{CallResponse, call_error::Kind, call_response::Outcome};
+use tokio::{
+    task::{JoinHandle, unconstrained},
+    time::sleep,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -102,20 +112,6 @@ impl<T: Send + 'static> Underway<T> {
         }
     }
 
-    /// Takes the call back from its worker if it waits there behind another, and that is certain. It is over then, without a
-    /// result.
-    pub(super) async fn recall(&mut self) -> Option<Returning> {
-        let (lease, _) = self.rest.as_ref()?;
-        let recalled = lease.waits_behind()
-            && lease.seat().client.recall(self.call_id).await.is_ok()
-            && lease.has_not_begun();
-        let returning = lease.returning().filter(|_| recalled)?;
-        if let Some((lease, _)) = self.rest.take() {
-            lease.forgo();
-        }
-        Some(returning)
-    }
-
     /// Cancels the call, in the background.
     pub(super) fn abandon(&mut self) -> Cancelled {
         match self.rest.take() {
@@ -148,6 +144,32 @@ impl<T: Send + 'static> Underway<T> {
             rest: Some((self.finish(), stream)),
             call_id,
         }
+    }
+}
+
+impl Underway<CallResponse> {
+    /// Takes the call back from its worker if it waits there behind another, and that is certain. It is over then, without a
+    /// result.
+    pub(super) async fn recall(&mut self) -> Option<Returning> {
+        let (lease, work) = self.rest.as_mut()?;
+        let has_not_begun = lease.waits_behind()
+            && lease.seat().client.recall(self.call_id).await.is_ok()
+            && lease.has_not_begun();
+        if !has_not_begun {
+            return None;
+        }
+        // Of a call that ended many calls ago, while the worker was asked, the journal knows nothing any more. Its answer is
+        // here then: those of the calls after it, which made room for others, came later on the same connection.
+        if let Some(answer) = at_once(work).await
+            && !is_refusal(&answer)
+        {
+            *work = Box::pin(ready(answer));
+            return None;
+        }
+        let (lease, _) = self.rest.take()?;
+        let returning = lease.returning();
+        lease.forgo();
+        returning
     }
 }
 
@@ -215,6 +237,24 @@ impl Drop for StreamUnderway {
     fn drop(&mut self) {
         self.abandon();
     }
+}
+
+/// What a future has come to, if it has.
+async fn at_once<T>(work: &mut BoxFuture<T>) -> Option<T> {
+    // A task that has used up its share of the time would be told that nothing is there.
+    let look = unconstrained(work);
+    tokio::pin!(look);
+    poll_fn(|cx| match look.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Whether that is how a worker answers a call that was taken back.
+fn is_refusal(answer: &Result<CallResponse, TransportError>) -> bool {
+    let outcome = answer.as_ref().ok().and_then(|answer| answer.outcome.as_ref());
+    matches!(outcome, Some(Outcome::Error(error)) if error.kind() == Kind::Cancelled)
 }
 
 /// Cancels a call until it ends; a worker in which it does not end is condemned.
