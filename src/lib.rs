@@ -17,6 +17,7 @@
 //! - [`Backend`] says what starts the workers; [`PoolBuilder::launcher`] takes one with settings of its own, and
 //!   [`PoolBuilder::limits`] their user, niceness, memory and other limits.
 //! - [`Pool::cleaned`] tells what an earlier run had left behind when it was killed, and that it is ended.
+//! - [`Pool::session`](core::pool::Pool::session) binds calls that belong together to one worker.
 //! - [`PoolBuilder::host_function`] makes a Rust closure callable from the Python code.
 //! - [`PythonEnv`] is the interpreter and the worker package that the workers run on.
 //! - [`Value`] is any Python value, for callers that do not know a result's type.
@@ -42,10 +43,11 @@ pub use snakepit_core as core;
 pub use snakepit_core::{
     event::{Event, EventKind},
     host::{ArgumentsError, HostCall},
+    id::SessionId,
     pool::{
         Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, HealthCheck, Items,
-        Latency, Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request,
-        RestartError, Restarted, Verdict, WorkerLost,
+        Latency, LostBy, Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause,
+        Request, RestartError, Restarted, Session, SessionLost, SessionMode, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,

@@ -39,10 +39,12 @@ mod request;
 mod restart;
 mod scaling;
 mod seat;
+mod session;
 mod settings;
 mod settle;
 mod status;
 mod stream;
+mod unary;
 mod version;
 
 use std::{
@@ -63,6 +65,7 @@ pub use poison::Poisoned;
 pub use queue::Overflow;
 pub use request::Request;
 pub use restart::{RestartError, Restarted};
+pub use session::{LostBy, Session, SessionLost, SessionMode};
 pub use settings::PoolSettings;
 pub use status::{Phase, PoolStatus, Verdict, WorkerStatus};
 pub use stream::Items;
@@ -131,6 +134,11 @@ impl Pool {
     /// Prepares a call with keyword arguments or a deadline of its own, or a stream.
     pub fn request(&self, function: impl Into<Arc<str>>) -> Request<'_> {
         Request::new(self, function.into())
+    }
+
+    /// A session: calls that belong together, on a worker that may keep state for them. See [`Session`].
+    pub fn session(&self, mode: SessionMode) -> Session {
+        Session::new(self.clone(), mode)
     }
 
     /// The pool's name.

@@ -66,6 +66,11 @@ pub trait Worker: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether it wants to be told of the end of a session that has been on it. Default `false`.
+    fn ends_sessions(&self) -> bool {
+        false
+    }
+
     /// Declares the worker unfit to serve, once: [`down`](Self::down) resolves with this reason and whoever
     /// supervises it ends and replaces it. Later reasons are ignored.
     fn condemn(&self, reason: DownReason);

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     budget::{Budget, CancelOutcome, Cancelled, Limit},
-    dispatch::{Dispatch, Refusal, Turn},
+    dispatch::{Aim, At, Dispatch, Refusal, Turn},
     error::{CallError, CallFailed, DeadlineExceeded, WorkerLost},
     lease::Lease,
     poison::Called,
@@ -51,6 +51,8 @@ pub(super) struct Attempt {
     joined: Instant,
     /// How long it has waited in all.
     queued: Duration,
+    /// The session it belongs to.
+    aim: Option<Aim>,
     begun: Option<(WorkerId, Instant)>,
     /// The workers it was executed on.
     attempts: u32,
@@ -73,6 +75,7 @@ impl Attempt {
             queue_timeout,
             run_timeout,
             idempotent,
+            aim,
             ..
         } = request;
         let most_attempts = if idempotent {
@@ -91,6 +94,7 @@ impl Attempt {
             limit: None,
             joined: sent,
             queued: Duration::ZERO,
+            aim,
             begun: None,
             attempts: 0,
             most_attempts,
@@ -179,12 +183,16 @@ impl Attempt {
         let left = self
             .limit
             .map(|limit| limit.at.saturating_duration_since(Instant::now()));
+        let end_session = matches!(self.aim, Some(Aim { at: At::End(_), .. }));
+        let function = if end_session { "" } else { &*self.function };
         CallRequest {
             call_id,
-            function: self.function.as_ref().to_owned(),
+            function: function.to_owned(),
             args: self.args.clone(),
             kwargs: self.kwargs.clone(),
             deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
+            session: self.aim.map(|aim| aim.session.0),
+            end_session,
         }
     }
 

@@ -5,8 +5,10 @@
 //! has left stays in the queue, marked, and is skipped when its turn comes. A worker that has gone leaves at once, since it may
 //! have been the pool's last handle on it.
 
+mod bonds;
 mod checks;
 mod phase;
+mod pinned;
 mod replaced;
 mod report;
 mod size;
@@ -25,14 +27,18 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
+use bonds::Bonds;
+pub(super) use bonds::{Aim, At, Home};
 use checks::{Checked, Checks};
 pub(super) use phase::Started;
+use pinned::Place;
 pub(super) use replaced::Due;
 use slots::Trouble;
 use wait::Waiter;
 pub(super) use wait::{Returning, Waits};
 
 use super::{
+    cause::ReplaceCause,
     idle::Idle,
     latency::Latencies,
     lease::Lease,
@@ -42,18 +48,37 @@ use super::{
     recycle::Lifetimes,
     scaling::Bounds,
     seat::Seat,
+    session::SessionLost,
     settings::PoolSettings,
     status::Phase,
 };
-use crate::{event::Events, id::SlotId, worker::StartError};
+use crate::{
+    event::Events,
+    id::{SessionId, SlotId, WorkerId},
+    worker::StartError,
+};
 
 /// Why no worker was lent.
 #[derive(Clone, Debug)]
 pub(super) enum Refusal {
-    Full { waiting: usize, limit: usize },
-    Displaced { limit: usize },
+    Full {
+        waiting: usize,
+        limit: usize,
+    },
+    Displaced {
+        limit: usize,
+    },
     Phase(Phase),
-    Nobody { last: Option<Arc<StartError>> },
+    Nobody {
+        last: Option<Arc<StartError>>,
+    },
+    SessionBusy {
+        session: SessionId,
+        worker: WorkerId,
+        running: usize,
+        concurrency: usize,
+    },
+    SessionLost(Arc<SessionLost>),
 }
 
 pub(super) type Grant = Result<Lease, Refusal>;
@@ -69,6 +94,8 @@ pub(super) struct Turn {
     pub(super) first: bool,
     /// The pool has accepted the call: neither a full queue nor a drain refuses it.
     pub(super) accepted: bool,
+    /// The session it is for.
+    pub(super) aim: Option<Aim>,
 }
 
 #[derive(Debug)]
@@ -83,7 +110,11 @@ struct State {
     /// Calls that a worker runs at the same time.
     concurrency: usize,
     idle: Idle,
+    /// Those that wait for any worker.
     waiting: Queue,
+    /// How many have waited.
+    came: u64,
+    bonds: Bonds,
     seats: BTreeMap<SlotId, Arc<Seat>>,
     /// Workers that serve no more and have calls on them: they were replaced, or their slot is on its way out.
     retired: Vec<Arc<Seat>>,
@@ -93,6 +124,8 @@ struct State {
     /// The last check in each slot.
     checked: BTreeMap<SlotId, Checked>,
     trouble: BTreeMap<SlotId, Trouble>,
+    /// Why slots get another worker.
+    replacing: BTreeMap<SlotId, ReplaceCause>,
     last_error: Option<Arc<StartError>>,
 }
 
@@ -163,12 +196,15 @@ impl Dispatch {
             leaving: BTreeSet::new(),
             concurrency: 1,
             waiting: Queue::default(),
+            came: 0,
+            bonds: Bonds::default(),
             seats: BTreeMap::new(),
             retired: Vec::new(),
             lent: 0,
             checks: Checks::default(),
             checked: BTreeMap::new(),
             trouble: BTreeMap::new(),
+            replacing: BTreeMap::new(),
             last_error: None,
         };
         Self {
@@ -201,19 +237,15 @@ impl Dispatch {
             if state.phase.refuses() && !(turn.accepted && state.phase == Phase::Draining) {
                 return Err(Refusal::Phase(state.phase));
             }
-            if let Some(seat) = state.free_seat() {
-                state.lent += 1;
-                let lease = Lease::new(Arc::clone(self), seat);
-                if lease.seat().can_run_more() {
-                    state.put_idle(Arc::clone(lease.seat()));
-                }
-                let short = state.is_short(0);
-                drop(state);
-                if short {
-                    self.short.notify_one();
-                }
-                return Ok(lease);
-            }
+            let place = match turn.aim {
+                None => state.any_place(),
+                Some(aim) => state.place(aim)?,
+            };
+            let pinned = match place {
+                Place::Seat(seat) => return Ok(self.lend(state, seat, turn)),
+                Place::Queue => None,
+                Place::Pinned(worker) => Some(worker),
+            };
             if let Some(refusal) = state.nobody() {
                 return Err(refusal);
             }
@@ -224,12 +256,13 @@ impl Dispatch {
             };
             // Callers that left are skipped when their turn comes; should many leave while no worker comes free,
             // they are cleared out here, at a constant cost per caller.
-            if state.waiting.len() > 2 * waiting + 16 {
-                state.waiting.purge();
-            }
+            state.purge(waiting, pinned);
             let (answer, granted) = oneshot::channel();
-            state.waiting.push(Queued { answer, turn });
-            if state.is_short(waiting + 1) {
+            state.came += 1;
+            let came = state.came;
+            state.wait(Queued { answer, turn, came }, pinned);
+            // Another worker is of no use to who waits for this one.
+            if pinned.is_none() && state.is_short(waiting + 1) {
                 self.short.notify_one();
             }
             (displaced, granted)
@@ -260,16 +293,35 @@ impl Dispatch {
         &self.latencies
     }
 
+    /// Lends a worker to a call that need not wait.
+    fn lend(self: &Arc<Self>, mut state: MutexGuard<'_, State>, seat: Arc<Seat>, turn: Turn) -> Lease {
+        state.lent += 1;
+        let lease = Lease::new(Arc::clone(self), seat, turn.aim);
+        if let Some(aim) = turn.aim {
+            self.join(&mut state, aim, lease.seat());
+        }
+        if lease.seat().can_run_more() {
+            state.put_idle(Arc::clone(lease.seat()));
+        }
+        let short = state.is_short(0);
+        drop(state);
+        if short {
+            self.short.notify_one();
+        }
+        lease
+    }
+
     /// Takes a worker back: the next caller in the queue gets it, or it is idle.
-    pub(super) fn give_back(self: &Arc<Self>, seat: Arc<Seat>) {
+    pub(super) fn give_back(self: &Arc<Self>, seat: Arc<Seat>, session: Option<SessionId>) {
         let mut state = self.lock();
         state.lent -= 1;
         seat.take_back();
+        let session_waits = session.is_some_and(|session| state.bonds.leave(session));
         if seat.is_gone() {
             state.has_left(&seat);
         }
         self.hand_on(&mut state, Arc::clone(&seat));
-        let awaited = self.is_quiet(&state) || seat.is_gone();
+        let awaited = self.is_quiet(&state) || seat.is_gone() || session_waits;
         drop(state);
         if awaited {
             self.changed.notify_waiters();
@@ -292,33 +344,54 @@ impl Dispatch {
             }
         }
         while state.phase != Phase::Paused && seat.has_room() {
-            let Some(next) = state.waiting.front() else { break };
-            if !seat.can_run_more() && !next.turn.ahead {
+            let Some(ahead) = state.next_ahead(&seat) else {
+                break;
+            };
+            if !seat.can_run_more() && !ahead {
                 break;
             }
-            let Some(waiter) = state.waiting.pop() else { break };
-            match waiter
-                .answer
-                .send(Ok(Lease::new(Arc::clone(self), Arc::clone(&seat))))
-            {
-                Ok(()) => {
-                    self.waiters.fetch_sub(1, Ordering::Relaxed);
-                    state.lent += 1;
-                    if !seat.can_run_more() && !waiter.turn.ahead {
-                        break;
-                    }
-                }
-                // That caller has left. Its lease must not give the worker back: we hold the lock.
-                Err(Ok(lease)) => lease.defuse(),
-                Err(Err(_)) => unreachable!("a lease was sent"),
+            let Some(waiter) = state.take_next(&seat) else {
+                break;
+            };
+            if self.grant(state, waiter, &seat) && !seat.can_run_more() && !ahead {
+                break;
             }
         }
         state.put_idle(seat);
     }
 
+    /// Lends a worker to a caller that was taken out of a queue; false when that has left.
+    fn grant(self: &Arc<Self>, state: &mut State, waiter: Queued, seat: &Arc<Seat>) -> bool {
+        let aim = waiter.turn.aim;
+        match waiter
+            .answer
+            .send(Ok(Lease::new(Arc::clone(self), Arc::clone(seat), aim)))
+        {
+            Ok(()) => {
+                self.waiters.fetch_sub(1, Ordering::Relaxed);
+                state.lent += 1;
+                if let Some(aim) = aim {
+                    self.join(state, aim, seat);
+                }
+                true
+            }
+            // That caller has left. Its lease must not give the worker back: we hold the lock.
+            Err(Ok(lease)) => {
+                lease.defuse();
+                false
+            }
+            Err(Err(_)) => unreachable!("a lease was sent"),
+        }
+    }
+
     fn refuse_all(&self, state: &mut State, refusal: &Refusal) {
         for waiter in state.waiting.drain() {
             self.refuse(waiter, refusal.clone());
+        }
+        for tied in state.bonds.workers.values_mut() {
+            for waiter in tied.waiting.drain() {
+                self.refuse(waiter, refusal.clone());
+            }
         }
     }
 

@@ -6,10 +6,11 @@ use super::{
     budget::{Budget, CancelOutcome, Cancelled},
     dispatch::Refusal,
     poison::Poisoned,
+    session::SessionLost,
     status::Phase,
 };
 use crate::{
-    id::{SlotId, WorkerId},
+    id::{SessionId, SlotId, WorkerId},
     rpc::{CodecError, RemoteError, RemoteErrorKind},
     worker::{Down, DownReason, StartError},
 };
@@ -60,6 +61,24 @@ pub enum CallError {
         #[source]
         last: Option<Arc<StartError>>,
     },
+    /// The worker of a [`StrictFail`](super::SessionMode::StrictFail) session is busy. Retryable: the call was not executed.
+    #[error(
+        "{session} is not served now: {worker}, which it is bound to, runs {running} of {concurrency} calls"
+    )]
+    SessionBusy {
+        /// The session.
+        session: SessionId,
+        /// The worker that it is bound to.
+        worker: WorkerId,
+        /// Calls that this worker runs, those of others included.
+        running: usize,
+        /// How many it can run at the same time.
+        concurrency: usize,
+    },
+    /// The session's worker is gone, and with it the session's state. The call was not executed. No later call in this session will be:
+    /// whoever can begin anew opens a new one.
+    #[error(transparent)]
+    SessionLost(Arc<SessionLost>),
     /// The deadline, the queue timeout or the run timeout passed.
     #[error(transparent)]
     DeadlineExceeded(Box<DeadlineExceeded>),
@@ -212,6 +231,10 @@ pub enum CallErrorKind {
     NotServing,
     /// No slot has a worker.
     NoWorkers,
+    /// The worker of its session is busy.
+    SessionBusy,
+    /// The worker of its session is gone.
+    SessionLost,
     /// The deadline passed.
     DeadlineExceeded,
     /// It waited for a worker for too long.
@@ -235,6 +258,8 @@ impl CallError {
             Self::Poisoned(_) => CallErrorKind::Poisoned,
             Self::NotServing { .. } => CallErrorKind::NotServing,
             Self::NoWorkers { .. } => CallErrorKind::NoWorkers,
+            Self::SessionBusy { .. } => CallErrorKind::SessionBusy,
+            Self::SessionLost(_) => CallErrorKind::SessionLost,
             Self::DeadlineExceeded(error) => match error.budget {
                 Budget::Deadline => CallErrorKind::DeadlineExceeded,
                 Budget::QueueTimeout => CallErrorKind::QueueTimeout,
@@ -253,7 +278,9 @@ impl CallError {
             | Self::Displaced { .. }
             | Self::Poisoned(_)
             | Self::NotServing { .. }
-            | Self::NoWorkers { .. } => false,
+            | Self::NoWorkers { .. }
+            | Self::SessionBusy { .. }
+            | Self::SessionLost(_) => false,
             Self::DeadlineExceeded(error) => error.ran.is_some() || error.lost.is_some(),
             Self::WorkerLost(_) => true,
             Self::Failed(failed) => failed.error.may_have_executed(),
@@ -269,13 +296,14 @@ impl CallError {
             Self::QueueFull { .. }
             | Self::Displaced { .. }
             | Self::NoWorkers { .. }
+            | Self::SessionBusy { .. }
             | Self::WorkerLost(_) => true,
             Self::DeadlineExceeded(error) => matches!(error.budget, Budget::QueueTimeout),
             Self::Failed(failed) => matches!(
                 failed.error.kind,
                 RemoteErrorKind::ShuttingDown | RemoteErrorKind::Busy
             ),
-            Self::Poisoned(_) | Self::NotServing { .. } | Self::Codec(_) => false,
+            Self::Poisoned(_) | Self::NotServing { .. } | Self::SessionLost(_) | Self::Codec(_) => false,
         }
     }
 
@@ -295,6 +323,18 @@ impl CallError {
             Refusal::Displaced { limit } => Self::Displaced { pool, limit },
             Refusal::Phase(phase) => Self::NotServing { pool, phase },
             Refusal::Nobody { last } => Self::NoWorkers { pool, last },
+            Refusal::SessionBusy {
+                session,
+                worker,
+                running,
+                concurrency,
+            } => Self::SessionBusy {
+                session,
+                worker,
+                running,
+                concurrency,
+            },
+            Refusal::SessionLost(lost) => Self::SessionLost(lost),
         }
     }
 }

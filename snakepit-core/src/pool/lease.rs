@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    dispatch::{Dispatch, Returning},
+    dispatch::{Aim, At, Dispatch, Returning},
     limits::Permit,
     seat::Seat,
 };
 use crate::{
     clock::within,
+    id::SessionId,
     worker::{Down, DownReason, TransportError},
 };
 
@@ -26,6 +27,8 @@ pub(super) struct Lease {
     /// `None` once it must not give the worker back.
     dispatch: Option<Arc<Dispatch>>,
     seat: Arc<Seat>,
+    /// The session whose calls it is counted among.
+    session: Option<SessionId>,
     /// The call, once it was sent.
     call_id: Option<u64>,
     /// To execute a function that is limited; given back with the worker.
@@ -36,11 +39,13 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Made under the pool's lock.
-    pub(super) fn new(dispatch: Arc<Dispatch>, seat: Arc<Seat>) -> Self {
+    pub(super) fn new(dispatch: Arc<Dispatch>, seat: Arc<Seat>, aim: Option<Aim>) -> Self {
         seat.lend();
+        let of_session = aim.filter(|aim| matches!(aim.at, At::Mode(_)));
         Self {
             dispatch: Some(dispatch),
             seat,
+            session: of_session.map(|aim| aim.session),
             call_id: None,
             permit: None,
             check: false,
@@ -52,6 +57,7 @@ impl Lease {
         Self {
             dispatch: Some(dispatch),
             seat,
+            session: None,
             call_id: None,
             permit: None,
             check: true,
@@ -168,7 +174,7 @@ impl Drop for Lease {
             if self.check {
                 return dispatch.back_from_check(Arc::clone(&self.seat));
             }
-            dispatch.give_back(Arc::clone(&self.seat));
+            dispatch.give_back(Arc::clone(&self.seat), self.session);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::dispatch::{Grant, Turn};
+use crate::id::SessionId;
 
 /// What happens to a call that finds the queue full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,11 +29,20 @@ pub enum Overflow {
 pub(super) struct Queued {
     pub(super) answer: oneshot::Sender<Grant>,
     pub(super) turn: Turn,
+    /// How many had come before it.
+    pub(super) came: u64,
 }
+
+/// A caller's place among those of several queues; the lower one goes first.
+pub(super) type Rank = (Reverse<i32>, bool, u64);
 
 impl Queued {
     fn has_left(&self) -> bool {
         self.answer.is_closed()
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        (Reverse(self.turn.priority), !self.turn.first, self.came)
     }
 }
 
@@ -49,11 +59,15 @@ impl Queue {
         self.len
     }
 
-    /// Adds a caller, behind all of its priority; one that has waited before goes in front of them.
+    /// Adds a caller, behind all of its priority that came before it; one that has waited before goes in front of them.
     pub(super) fn push(&mut self, caller: Queued) {
         let level = self.levels.entry(Reverse(caller.turn.priority)).or_default();
         if caller.turn.first {
             level.push_front(caller);
+        } else if level.back().is_some_and(|last| last.rank() > caller.rank()) {
+            // It comes from another queue.
+            let at = level.partition_point(|other| other.rank() < caller.rank());
+            level.insert(at, caller);
         } else {
             level.push_back(caller);
         }
@@ -105,6 +119,37 @@ impl Queue {
         None
     }
 
+    /// The place of who would be taken out by [`pop_oldest`](Self::pop_oldest), the least urgent and oldest first.
+    pub(super) fn oldest(&self) -> Option<(i32, u64)> {
+        let stays =
+            |level: &VecDeque<Queued>| level.iter().find(|caller| !caller.has_left()).map(Queued::rank);
+        let (Reverse(priority), _, came) = self.levels.values().rev().find_map(stays)?;
+        Some((priority, came))
+    }
+
+    /// Takes out the callers of a session, in their order.
+    pub(super) fn take_session(&mut self, session: SessionId) -> Vec<Queued> {
+        let mut taken = Vec::new();
+        for level in self.levels.values_mut() {
+            let (of_session, others) =
+                std::mem::take(level)
+                    .into_iter()
+                    .partition::<VecDeque<_>, _>(|caller| {
+                        caller.turn.aim.is_some_and(|aim| aim.session == session)
+                    });
+            taken.extend(of_session);
+            *level = others;
+        }
+        self.len -= taken.len();
+        taken
+    }
+
+    /// How many are in it that have not left.
+    pub(super) fn present(&self) -> usize {
+        let callers = self.levels.values().flatten();
+        callers.filter(|caller| !caller.has_left()).count()
+    }
+
     /// Takes out those that have left.
     pub(super) fn purge(&mut self) {
         self.levels.retain(|_, level| {
@@ -134,7 +179,8 @@ mod tests {
             first,
             ..Turn::default()
         };
-        queue.push(Queued { answer, turn });
+        let came = queue.len() as u64;
+        queue.push(Queued { answer, turn, came });
         granted
     }
 
@@ -198,7 +244,8 @@ mod tests {
                 accepted,
                 ..Turn::default()
             };
-            queue.push(Queued { answer, turn });
+            let came = queue.len() as u64;
+            queue.push(Queued { answer, turn, came });
             granted
         };
         let [accepted, mut plain] = [join(true), join(false)];

@@ -121,7 +121,10 @@ impl Replacer {
             .with_drain(self.drain)
             .with_shutdown(self.shutdown);
         replacement.workers = workers;
-        let mut replaced = self.supervisor.replace_child(slot, replacement).await?;
+        self.dispatch.replacing(slot, cause);
+        let replaced = self.supervisor.replace_child(slot, replacement).await;
+        self.dispatch.replaced(slot);
+        let mut replaced = replaced?;
         let (gone, told) = oneshot::channel();
         let replacer = Arc::clone(self);
         tokio::spawn(async move {

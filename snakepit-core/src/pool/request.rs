@@ -4,21 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use snakepit_proto::v1::{CallResponse, call_error::Kind, call_response::Outcome};
-use tokio::time::timeout;
 
 use super::{
     Pool,
     attempt::Attempt,
-    dispatch::{Returning, Turn},
+    dispatch::{Aim, Turn},
     error::CallError,
     settle::Underway,
     stream::Items,
 };
-use crate::{
-    rpc::{CodecError, MAX_MESSAGE_LEN, codec},
-    worker::TransportError,
-};
+use crate::rpc::{CodecError, MAX_MESSAGE_LEN, codec};
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
 /// that an early drop wastes little.
@@ -26,9 +21,6 @@ const CREDIT: u32 = 16;
 
 /// Bytes of a message besides the function's name and the arguments: ids, lengths, tags.
 const OTHER_FIELDS: usize = 128;
-
-/// How long a call waits in a worker for the one before it. That one was expected to be short.
-const PATIENCE: Duration = Duration::from_millis(2);
 
 /// A call being prepared.
 #[derive(Clone, Debug)]
@@ -42,6 +34,7 @@ pub struct Request<'a> {
     pub(super) queue_timeout: Option<Duration>,
     pub(super) run_timeout: Option<Duration>,
     pub(super) idempotent: bool,
+    pub(super) aim: Option<Aim>,
     priority: i32,
     credit: u32,
 }
@@ -58,6 +51,7 @@ impl<'a> Request<'a> {
             queue_timeout: settings.queue_timeout,
             run_timeout: settings.run_timeout,
             idempotent: false,
+            aim: None,
             priority: 0,
             credit: CREDIT,
         }
@@ -143,6 +137,14 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Makes it a call of a session.
+    pub(super) fn in_session(self, aim: Aim) -> Self {
+        Self {
+            aim: Some(aim),
+            ..self
+        }
+    }
+
     /// Makes the call and decodes its result.
     ///
     /// # Errors
@@ -164,50 +166,8 @@ impl<'a> Request<'a> {
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
         self.check_len()?;
-        let mut turn = self.turn(true);
-        let mut attempt = Attempt::new(self)?;
-        // The call is not over while it has no worker.
-        let mut returning = None;
-        loop {
-            let mut lease = attempt.checkout(turn).await?;
-            drop(returning.take());
-            (turn.first, turn.accepted) = (true, true);
-            let call_id = attempt.begin(&mut lease);
-            let work = lease.seat().client.call(attempt.call_request(call_id));
-            let mut underway = Underway::new(attempt.settler(), lease, call_id, work);
-            let Some(answer) = attempt.within(attended(&mut underway)).await else {
-                return Err(attempt.overdue(underway.abandon()));
-            };
-            match answer {
-                // The call before it takes long: some other worker may be free sooner.
-                Attended::Recalled(recalled) => {
-                    returning = Some(recalled);
-                    attempt.unexecuted();
-                }
-                Attended::Over(Ok(answer)) if is_shutting_down(&answer) => {
-                    // Certainly not executed. That worker is leaving, so each turn takes another one.
-                    let lease = underway.finish();
-                    returning = lease.returning();
-                    attempt.leaving(lease);
-                    attempt.unexecuted();
-                }
-                Attended::Over(Ok(answer)) => return attempt.answer(underway.finish(), answer),
-                Attended::Over(Err(error)) => {
-                    let lease = underway.finish();
-                    returning = lease.returning();
-                    let worker = Arc::clone(&lease.seat().worker);
-                    let mut loss = attempt.lost(lease, error);
-                    let error = attempt.explain(&mut loss).await;
-                    // What a worker that has ended did not begin was certainly not executed.
-                    let ended = matches!(&error, CallError::WorkerLost(lost) if lost.down.outcome.is_some());
-                    if ended && worker.has_begun(call_id) == Some(false) {
-                        attempt.unexecuted();
-                    } else {
-                        attempt.try_again(error)?;
-                    }
-                }
-            }
-        }
+        let turn = self.turn(true);
+        Attempt::new(self)?.run(turn).await
     }
 
     /// Makes the call and returns what it yields, item by item. The deadline holds for the whole stream.
@@ -243,6 +203,7 @@ impl Request<'_> {
         Turn {
             priority: self.priority,
             ahead,
+            aim: self.aim,
             ..Turn::default()
         }
     }
@@ -256,29 +217,6 @@ impl Request<'_> {
         }
         Ok(())
     }
-}
-
-/// What became of a call in its worker.
-enum Attended {
-    Over(Result<CallResponse, TransportError>),
-    /// It had to wait there for too long and was taken back, unexecuted.
-    Recalled(Returning),
-}
-
-async fn attended(underway: &mut Underway<CallResponse>) -> Attended {
-    if underway.can_share() {
-        if let Ok(answer) = timeout(PATIENCE, underway.work()).await {
-            return Attended::Over(answer);
-        }
-        if let Some(recalled) = underway.recall().await {
-            return Attended::Recalled(recalled);
-        }
-    }
-    Attended::Over(underway.work().await)
-}
-
-fn is_shutting_down(answer: &CallResponse) -> bool {
-    matches!(&answer.outcome, Some(Outcome::Error(error)) if error.kind() == Kind::ShuttingDown)
 }
 
 #[cfg(test)]

@@ -53,10 +53,12 @@ pub struct PoolStatus {
     pub ready: usize,
     /// Workers lent to calls.
     pub busy: usize,
-    /// Callers that wait.
+    /// Callers that wait, for any worker or for that of their session.
     pub queued: usize,
     /// How many may wait; `None` is unlimited.
     pub queue_limit: Option<usize>,
+    /// Sessions that are bound to a worker.
+    pub sessions: usize,
     /// Slots that there are always.
     pub min_workers: usize,
     /// Slots that there are at most.
@@ -75,6 +77,8 @@ pub struct PoolStatus {
 pub struct WorkerStatus {
     /// The slot as its supervisor sees it.
     pub child: ChildInfo,
+    /// Sessions that have been on its present worker and have not ended.
+    pub sessions: usize,
     /// Calls its present worker was given.
     pub calls: u64,
     /// Calls that its present worker runs now, at most [`concurrency`](Self::concurrency). Further ones may wait in it.

@@ -179,6 +179,10 @@ impl Worker for FakeWorker {
         self.nature.health_check.clone()
     }
 
+    fn ends_sessions(&self) -> bool {
+        true
+    }
+
     fn condemn(&self, reason: DownReason) {
         self.go_down(Down {
             reason,

@@ -207,6 +207,7 @@ struct Live {
     control: Control,
     concurrency: usize,
     health_check: Option<Arc<str>>,
+    ends_sessions: bool,
     /// `None` for a worker that does not keep it.
     journal: Option<Journal>,
     stderr: StderrTail,
@@ -231,6 +232,10 @@ impl Worker for GrpcWorker {
 
     fn concurrency(&self) -> usize {
         self.live.concurrency
+    }
+
+    fn ends_sessions(&self) -> bool {
+        self.live.ends_sessions
     }
 
     fn depth(&self) -> usize {

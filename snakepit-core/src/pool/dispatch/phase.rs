@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use super::{Dispatch, Refusal, State};
-use crate::{pool::status::Phase, worker::StartError};
+use crate::{
+    pool::{seat::Seat, status::Phase},
+    worker::StartError,
+};
 
 /// How a pool's start went.
 #[derive(Debug)]
@@ -67,6 +70,11 @@ impl Dispatch {
 
     /// Lends the workers that can take a call to those that wait.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
+        let is_idle = |seat: &&Arc<Seat>| seat.place().is_some();
+        for seat in state.awaited().filter(is_idle).cloned().collect::<Vec<_>>() {
+            state.idle.remove(&seat);
+            self.hand_on(state, seat);
+        }
         while state.waiting.front().is_some()
             && let Some(seat) = state.take_idle()
         {

@@ -72,6 +72,16 @@ impl Dispatch {
         (due, next)
     }
 
+    /// A slot is about to get another worker, for this reason.
+    pub(in crate::pool) fn replacing(&self, slot: SlotId, cause: ReplaceCause) {
+        self.lock().replacing.insert(slot, cause);
+    }
+
+    /// A slot has another worker, or keeps the one it has.
+    pub(in crate::pool) fn replaced(&self, slot: SlotId) {
+        self.lock().replacing.remove(&slot);
+    }
+
     /// The worker that serves in a slot, and the calls it was given.
     pub(in crate::pool) fn serves(&self, slot: SlotId) -> Option<(WorkerId, u64)> {
         let state = self.lock();

@@ -17,6 +17,7 @@ impl Dispatch {
         let workers = slots.into_iter().map(|child| {
             let seat = state.seats.get(&child.status.slot);
             WorkerStatus {
+                sessions: seat.map_or(0, |seat| state.bonds.on(seat.worker.id())),
                 calls: seat.map_or(0, |seat| seat.calls()),
                 running: seat.map_or(0, |seat| seat.lent_to_calls().min(seat.concurrency())),
                 concurrency: seat.map_or(0, |seat| seat.concurrency()),
@@ -41,6 +42,7 @@ impl Dispatch {
                 .count(),
             queued: self.waiters.load(Ordering::Relaxed),
             queue_limit: self.rules.queue_limit,
+            sessions: state.bonds.bound(),
             min_workers: state.bounds.min,
             max_workers: state.bounds.max,
             waited: self.latencies.waited.summary(),

@@ -14,6 +14,7 @@ use crate::{
     pool::{
         scaling::{Bounds, Plan, free_slots},
         seat::Seat,
+        session::LostBy,
         status::Phase,
     },
 };
@@ -40,7 +41,7 @@ impl State {
 
     /// Which slots go when there are so many too many: those that cannot get a worker; of workers without a call the one that has
     /// had none for the longest time, if that is long enough. Should the pool have to become smaller, others go as well: those
-    /// without a call before those with.
+    /// without a call before those with. Of each kind those without sessions go first.
     fn too_many(&self, count: usize, now: Instant) -> Vec<SlotId> {
         let must = self.slots.len().saturating_sub(self.bounds.max);
         let (mut go, mut could) = (Vec::new(), Vec::new());
@@ -59,14 +60,17 @@ impl State {
             list.push(*slot);
         }
         let mut idle: Vec<_> = self.seats.values().filter(|seat| !seat.is_lent()).collect();
-        idle.sort_by_key(|seat| Reverse(seat.idle_for(now)));
+        // Those without sessions first, since the others' would be lost.
+        let has_sessions = |seat: &Seat| self.bonds.on(seat.worker.id()) > 0;
+        idle.sort_by_key(|seat| (has_sessions(seat), Reverse(seat.idle_for(now))));
         for seat in idle {
             let cold = seat.idle_for(now) >= self.bounds.idle_timeout;
             let list = if cold { &mut go } else { &mut could };
             list.push(seat.slot);
         }
-        let busy = self.seats.values().rev().filter(|seat| seat.is_lent());
-        could.extend(busy.map(|seat| seat.slot));
+        let mut busy: Vec<_> = self.seats.values().rev().filter(|seat| seat.is_lent()).collect();
+        busy.sort_by_key(|seat| has_sessions(seat));
+        could.extend(busy.into_iter().map(|seat| seat.slot));
         go.truncate(count);
         go.extend(could.into_iter().take(must.saturating_sub(go.len())));
         go
@@ -80,9 +84,10 @@ impl Dispatch {
         if state.phase == Phase::Stopped {
             return None;
         }
-        let wanted = state
-            .bounds
-            .wanted(state.needed(self.waiters.load(Ordering::Relaxed)));
+        let waiting = self.waiters.load(Ordering::Relaxed);
+        // More workers are of no use to those that wait for a certain one.
+        let waiting = waiting.saturating_sub(state.bonds.waiting());
+        let wanted = state.bounds.wanted(state.needed(waiting));
         let slots = state.slots.len();
         let mut plan = Plan::default();
         if state.phase.refuses() {
@@ -95,6 +100,9 @@ impl Dispatch {
         } else if slots > wanted {
             for slot in state.too_many(slots - wanted, now) {
                 let seat = state.give_up(slot);
+                if let Some(seat) = &seat {
+                    self.lose(&mut state, seat, &LostBy::ScaledIn);
+                }
                 plan.end.push((slot, seat));
             }
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Dispatch, Refusal, State};
 use crate::{
     id::{SlotId, WorkerId},
-    pool::seat::Seat,
+    pool::{ReplaceCause, seat::Seat, session::LostBy},
     supervision::{SlotEvent, SlotObserver},
     worker::BoxFuture,
 };
@@ -68,12 +68,22 @@ impl SlotObserver for Arc<Dispatch> {
                 let before = state.seats.insert(slot, Arc::clone(&seat));
                 if let Some(before) = &before {
                     state.retire(before);
+                    // Only the pool replaces workers, and says why.
+                    let cause = state.replacing.get(&slot).copied();
+                    let by = LostBy::Replaced(cause.unwrap_or(ReplaceCause::Restart));
+                    self.lose(&mut state, before, &by);
                 }
                 self.hand_on(&mut state, seat);
                 self.due.notify_one();
                 before
             }),
-            SlotEvent::Down { slot, worker, .. } => state.forget(slot, worker),
+            SlotEvent::Down { slot, worker, down } => {
+                let gone = state.forget(slot, worker);
+                if let Some(seat) = &gone {
+                    self.lose(&mut state, seat, &LostBy::Down(Arc::new(down)));
+                }
+                gone
+            }
             SlotEvent::StartFailed { slot, error } => {
                 state.trouble.entry(slot).or_default().failed_starts += 1;
                 state.last_error = Some(error);

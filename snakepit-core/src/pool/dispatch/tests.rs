@@ -1,5 +1,7 @@
 //! Callers and workers that leave at awkward moments.
 
+mod sessions;
+
 use std::{
     pin::pin,
     task::{Context, Waker},
@@ -21,6 +23,7 @@ const LAST: Turn = Turn {
     ahead: true,
     first: false,
     accepted: false,
+    aim: None,
 };
 
 fn pool(slots: usize, limit: Option<usize>) -> Arc<Dispatch> {

@@ -21,7 +21,7 @@ impl Dispatch {
         };
         let displaced = match self.rules.overflow {
             Overflow::Refuse => None,
-            Overflow::DropOldest => state.waiting.pop_oldest(turn.priority),
+            Overflow::DropOldest => state.pop_oldest(turn.priority),
         };
         displaced.map(Some).ok_or(Refusal::Full { waiting, limit })
     }

@@ -271,6 +271,7 @@ async fn load(
         health_check: Some(adapters.health)
             .filter(|name| !name.is_empty())
             .map(Arc::from),
+        ends_sessions: agreed.ends_sessions,
         // Of calls that run side by side more may begin than it has entries.
         journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
         stderr,
@@ -369,6 +370,7 @@ struct Agreed {
     concurrency: usize,
     keeps_journal: bool,
     calls_host: bool,
+    ends_sessions: bool,
 }
 
 /// Shakes hands.
@@ -406,6 +408,7 @@ async fn handshake(
             concurrency,
             keeps_journal: has("journal"),
             calls_host: has("host"),
+            ends_sessions: has("session"),
         })
     } else {
         let theirs = answer.protocol_versions;
