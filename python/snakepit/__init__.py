@@ -11,19 +11,20 @@ An adapter is a plain module; nothing in it has to know about Snakepit::
     def load() -> None: ...
 
 Functions of any importable module can be called without a decorator, by ``module:qualname``. The decorators
-name what an adapter offers, what to run before the first and after the last call, and what tells whether the
-worker is healthy.
+name what an adapter offers, what to run before the first and after the last call and at the end of a session,
+and what tells whether the worker is healthy.
 """
 
 from snakepit._cancel import Cancelled
 from snakepit._context import Context, context
 from snakepit._native import __version__
-from snakepit._registry import function, health, on_start, on_stop
+from snakepit._registry import function, health, on_session_end, on_start, on_stop
 
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from snakepit._host import Host, HostError, HostFunction, UnknownHostFunction
+    from snakepit._session import Session
 else:
 
     def __getattr__(name):
@@ -32,6 +33,10 @@ else:
             from snakepit import _host
 
             return getattr(_host, name)
+        if name == "Session":
+            from snakepit._session import Session
+
+            return Session
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -41,11 +46,13 @@ __all__ = [
     "Host",
     "HostError",
     "HostFunction",
+    "Session",
     "UnknownHostFunction",
     "__version__",
     "context",
     "function",
     "health",
+    "on_session_end",
     "on_start",
     "on_stop",
 ]

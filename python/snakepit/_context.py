@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import logging
 
     from snakepit._host import Host
+    from snakepit._session import Session
 
 
 def place() -> int | None:
@@ -18,7 +19,7 @@ def place() -> int | None:
 
 
 class Context:
-    """The current call. Every attribute but ``host`` raises ``RuntimeError`` outside of one."""
+    """The current call. Outside of one all but ``host`` and ``session`` raise ``RuntimeError``."""
 
     __slots__ = ()
 
@@ -63,6 +64,16 @@ class Context:
         import logging
 
         return logging.getLogger(f"snakepit.call.{self.function.replace(':', '.')}")
+
+    @property
+    def session(self) -> Session | None:
+        """The session that the call belongs to; ``None`` where there is none, and outside of calls."""
+        number = _native.current_session(place())
+        if number is None:
+            return None
+        from snakepit import _session
+
+        return _session.of(number)
 
     @property
     def host(self) -> Host:

@@ -80,6 +80,9 @@ def interrupt_thread(place: int, exception: type[BaseException]) -> None:
 def current_call(place: int | None) -> tuple[int, str, float | None, bool] | None:
     """The call at a place, or the only one: id, function, seconds left, told to stop."""
 
+def current_session(place: int | None) -> int | None:
+    """The number of the session of the call at a place, or of the only one."""
+
 def emit_log(
     place: int | None,
     level: int,

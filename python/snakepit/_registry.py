@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar, overload
 
+    from snakepit._session import Session
+
     F = TypeVar("F", bound=Callable[..., Any])
+    SessionHook = TypeVar("SessionHook", bound=Callable[[Session], Any])
 else:
 
     def overload(target):
@@ -26,6 +29,9 @@ stop_hooks: list[Callable[[], Any]] = []
 
 health_hooks: list[Callable[[], Any]] = []
 """Health hooks, in the order of their declaration."""
+
+session_end_hooks: list[Callable[[Session], Any]] = []
+"""End hooks of sessions, in the order of their declaration."""
 
 
 @overload
@@ -71,11 +77,19 @@ def health(hook: F, /) -> F:
     return hook
 
 
-def _hook(hook: F, decorator: str) -> F:
+def on_session_end(hook: SessionHook, /) -> SessionHook:
+    """Runs a function with a session that ends, whose state is still there, the last declared first.
+
+    A session ends when its host says so, and when the worker leaves in order: before the stop hooks then.
+    Every session that had a call on this worker counts, whether it kept state or not.
+    """
+    session_end_hooks.append(_hook(hook, "on_session_end", "of a session"))
+    return hook
+
+
+def _hook(hook: F, decorator: str, takes: str = "without arguments") -> F:
     if not callable(hook):
-        raise TypeError(
-            f"@snakepit.{decorator} takes a function without arguments, not {type(hook).__name__}"
-        )
+        raise TypeError(f"@snakepit.{decorator} takes a function {takes}, not {type(hook).__name__}")
     return hook
 
 

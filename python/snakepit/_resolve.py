@@ -159,11 +159,11 @@ def run_start_hooks() -> None:
             raise Unresolved(KIND_RAISED, f"start hook {name} failed: {one_line(error)}", (), error) from None
 
 
-def call_hook(hook: Callable[[], Any]) -> Any:
+def call_hook(hook: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a hook, and awaits it if it is asynchronous."""
     import types
 
-    result = hook()
+    result = hook(*arguments)
     if isinstance(result, types.CoroutineType):
         from snakepit import _aio
 

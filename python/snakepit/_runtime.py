@@ -169,6 +169,13 @@ def resolve(name: str) -> tuple[Callable[..., Any] | None, Any]:
         return None, error.failure
 
 
+def enter_session(number: int) -> None:
+    """A call of a session begins."""
+    from snakepit import _session
+
+    _session.of(number)
+
+
 def prepare(
     adapters: list[str], paths: list[str], log_level: int
 ) -> tuple[tuple[list[str], str] | None, Any]:
@@ -201,7 +208,7 @@ def report(
     """An exception as kind, message, chain and exit code."""
     from snakepit import _errors
 
-    if cancel_requested and (isinstance(error, Cancelled) or _is_asyncio_cancel(error)):
+    if cancel_requested and (isinstance(error, Cancelled) or is_asyncio_cancel(error)):
         return _errors.KIND_CANCELLED, "the call was cancelled", _errors.chain(error), 0
     if isinstance(error, SystemExit):
         code = _errors.exit_code(error)
@@ -214,7 +221,8 @@ def report(
     return _errors.KIND_RAISED, _errors.one_line(error), _errors.chain(error), 0
 
 
-def _is_asyncio_cancel(error: BaseException) -> bool:
+def is_asyncio_cancel(error: BaseException) -> bool:
+    """Whether it is how asyncio cancels a task."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
@@ -274,7 +282,13 @@ def close_stream(iterator: Iterator[Any] | AsyncIterator[Any], is_async: bool) -
 
 
 def finish() -> None:
-    """Runs the stop hooks and the exit handlers; each may fail without keeping the others from running."""
+    """Ends the sessions, runs the stop hooks and the exit handlers.
+
+    Each may fail without keeping the others from running.
+    """
+    sessions = sys.modules.get("snakepit._session")
+    if sessions is not None:
+        _attempt(sessions.end_all, "ending the sessions")
     for hook in reversed(_registry.stop_hooks):
         _attempt(_call_hook, f"stop hook {getattr(hook, '__qualname__', hook)!s}", hook)
     aio = sys.modules.get("snakepit._aio")

@@ -206,9 +206,13 @@ impl Engine {
             call_id: request.call_id,
             function: name,
             deadline,
+            session: request.session,
         };
         let place = self.shared.slot.begin(info, runner).map_err(refused)?;
-        let function = match self.enter_context(py, place) {
+        let entered = self
+            .enter_context(py, place)
+            .and_then(|()| self.enter_session(py, place, request));
+        let function = match entered {
             Ok(()) => match known {
                 Some(known) => Ok(known),
                 None => self.find(py, place, &request.function),
@@ -223,6 +227,22 @@ impl Engine {
             return Ok(());
         };
         match enter.call1(py, (place.number(),)) {
+            Ok(_) => Ok(()),
+            // A cancel.
+            Err(error) => Err(self.report(py, place, &error)),
+        }
+    }
+
+    fn enter_session(
+        &self,
+        py: Python<'_>,
+        place: Place,
+        request: &CallRequest,
+    ) -> Result<(), Box<CallError>> {
+        let Some(session) = request.session else {
+            return Ok(());
+        };
+        match self.glue.enter_session.bind(py).call1((session,)) {
             Ok(_) => Ok(()),
             // A cancel.
             Err(error) => Err(self.report(py, place, &error)),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a worker can do beyond calls.
-const CAPABILITIES: [&str; 4] = ["cancel", "stream", "events", "host"];
+const CAPABILITIES: [&str; 5] = ["cancel", "stream", "events", "host", "session"];
 /// Events between the buffer and the connection; the buffer behind it is what absorbs bursts.
 const EVENTS_UNDER_WAY: usize = 16;
 

@@ -3,6 +3,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use snakepit_proto::v1::{
     CallRequest, CallResponse, StreamRequest, StreamResponse, stream_request, worker_server::Worker,
 };
@@ -20,6 +21,9 @@ use crate::{
 /// with much credit from encoding far ahead of the socket.
 const ITEMS_UNDER_WAY: usize = 4;
 
+/// What runs the end hooks of the session of a call.
+const END_SESSION: &str = "snakepit._session:end";
+
 /// Where calls run.
 #[derive(Clone)]
 pub(crate) enum Data {
@@ -31,6 +35,7 @@ pub(crate) enum Data {
 
 impl Data {
     async fn run_call(&self, request: CallRequest) -> Result<CallResponse, Status> {
+        let request = named(request);
         match self {
             Self::Inline(engine) => Ok(engine.call(request).await),
             Self::Hop(jobs) => {
@@ -43,6 +48,19 @@ impl Data {
                 receiver.await.map_err(|_| leaving())
             }
         }
+    }
+}
+
+/// The end of a session is a call of a function of our own.
+fn named(request: CallRequest) -> CallRequest {
+    if !request.end_session {
+        return request;
+    }
+    CallRequest {
+        function: END_SESSION.to_owned(),
+        args: Bytes::new(),
+        kwargs: Bytes::new(),
+        ..request
     }
 }
 
@@ -70,7 +88,7 @@ impl Worker for Data {
             .and_then(|request| request.message)
         {
             Some(stream_request::Message::Start(start)) => match start.call {
-                Some(call) => (call, start.credit.max(1)),
+                Some(call) => (named(call), start.credit.max(1)),
                 None => return Err(Status::invalid_argument("the stream's start has no call")),
             },
             Some(stream_request::Message::Credit(_)) | None => {

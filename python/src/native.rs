@@ -51,6 +51,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(take_interrupts, module)?)?;
     module.add_function(wrap_pyfunction!(interrupt_thread, module)?)?;
     module.add_function(wrap_pyfunction!(current_call, module)?)?;
+    module.add_function(wrap_pyfunction!(current_session, module)?)?;
     module.add_function(wrap_pyfunction!(emit_log, module)?)?;
     module.add_function(wrap_pyfunction!(request_shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork, module)?)?;
@@ -97,6 +98,13 @@ fn current_call(place: Option<u64>) -> Option<(u64, String, Option<f64>, bool)> 
         .deadline
         .map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64());
     Some((info.call_id, info.function.to_string(), left, cancelled))
+}
+
+/// The session of the call at `place`, or of the only one.
+#[pyfunction]
+fn current_session(place: Option<u64>) -> Option<u64> {
+    let shared = shared()?;
+    shared.slot.current_session(shared.place(place))
 }
 
 /// Takes a log record for the host. False means that nobody is there to take it.

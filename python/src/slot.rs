@@ -33,6 +33,8 @@ pub(crate) struct CallInfo {
     pub(crate) function: Arc<str>,
     /// When the caller stops waiting.
     pub(crate) deadline: Option<Instant>,
+    /// The session that it belongs to.
+    pub(crate) session: Option<u64>,
 }
 
 /// Why a call may not begin.
@@ -410,6 +412,11 @@ impl Slot {
     /// The id of the call at a place, or of the only one.
     pub(crate) fn current_id(&self, place: Option<Place>) -> Option<u64> {
         self.look(place, |current| current.info.call_id)
+    }
+
+    /// The session of the call at a place, or of the only one.
+    pub(crate) fn current_session(&self, place: Option<Place>) -> Option<u64> {
+        self.look(place, |current| current.info.session)?
     }
 
     fn look<T>(&self, place: Option<Place>, look: impl FnOnce(&Current) -> T) -> Option<T> {

@@ -136,6 +136,7 @@ class Worker:
         *args: Any,
         call_id: int | None = None,
         deadline: float | None = None,
+        session: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """A `CallRequest`."""
@@ -147,7 +148,20 @@ class Worker:
         )
         if deadline is not None:
             request.deadline_us = int(deadline * 1e6)
+        if session is not None:
+            request.session = session
         return request
+
+    def begin_end(self, session: int, timeout: float = 30) -> Any:
+        """Ends a session; the future's `call_id` names the call."""
+        request = pb.CallRequest(call_id=next(self.ids), session=session, end_session=True)
+        future = self.data.Call.future(request, timeout=timeout)
+        future.call_id = request.call_id
+        return future
+
+    def end_session(self, session: int) -> Any:
+        """Ends a session and waits for its hooks."""
+        return self.finish(self.begin_end(session))
 
     def call(self, function: str, *args: Any, timeout: float = 30, **kwargs: Any) -> Any:
         """Calls and waits."""

@@ -10,6 +10,8 @@ use pyo3::{
 pub(crate) struct Glue {
     /// Wire name to `(callable, None)` or `(None, failure)`.
     pub(super) resolve: Py<PyAny>,
+    /// Begins to keep state for a session, by its number.
+    pub(super) enter_session: Py<PyAny>,
     /// Imports adapters: `(functions, None)` or `(None, failure)`.
     pub(super) prepare: Py<PyAny>,
     /// An exception as the parts of a `CallError`.
@@ -35,6 +37,7 @@ impl Glue {
         let get = |name| runtime.getattr(name).map(Bound::unbind);
         Ok(Self {
             resolve: get("resolve")?,
+            enter_session: get("enter_session")?,
             prepare: get("prepare")?,
             report: get("report")?,
             misfit: get("misfit")?,
