@@ -102,6 +102,7 @@ mod guide {
     page!(queue, "queue.md");
     page!(scaling, "scaling.md");
     page!(recycling, "recycling.md");
+    page!(sessions, "sessions.md");
     page!(settings, "settings.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");

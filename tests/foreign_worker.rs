@@ -11,7 +11,8 @@ use std::{env, error::Error, path::PathBuf, sync::LazyLock, time::Duration};
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit::{
-    Concurrency, PoolBuilder, PoolError, PoolStartError, StartErrorKind, core::worker::ChannelSpec,
+    Concurrency, PoolBuilder, PoolError, PoolStartError, SessionMode, StartErrorKind,
+    core::worker::ChannelSpec,
 };
 use snakepit_proto::v1::{
     AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
@@ -192,6 +193,32 @@ async fn a_program_that_runs_several_calls_is_lent_to_as_many_and_never_to_more_
         }
         pool.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keeps_a_worker_that_knows_nothing_of_sessions_and_is_not_told_of_its_end() {
+    let sockets = tempfile::tempdir().unwrap();
+    let pool = pool_of_this(&sockets)
+        .workers(2)
+        .env(SPEAKS, "1")
+        .start()
+        .await
+        .unwrap();
+    let session = pool.session(SessionMode::StrictQueue);
+    for number in 0..5 {
+        let answer: (u32,) = session.call("whatever", (number,)).await.unwrap();
+        assert_eq!(answer, (number,));
+    }
+    let home = session.worker();
+    session.end().await.unwrap();
+    let status = pool.status().await;
+    let worker = status
+        .workers
+        .iter()
+        .find(|worker| worker.child.status.worker == home);
+    assert_eq!(worker.unwrap().calls, 5);
+    assert_eq!(status.sessions, 0);
+    pool.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SessionMode {
-    /// It goes to the session's worker when that has room, else to any other, and is never worse off than a call without a session.
+    /// It goes to the session's worker when that has room, else to any other, and waits only when all are busy.
     /// Each worker that such a session has been on may hold state of it, which does not move: for caches. When its worker is gone the
     /// session is bound to that of its next call.
     Hint,
