@@ -41,6 +41,10 @@ impl Queued {
         self.answer.is_closed()
     }
 
+    fn may_be_displaced(&self) -> bool {
+        !self.turn.accepted && !self.has_left()
+    }
+
     pub(super) fn rank(&self) -> Rank {
         (Reverse(self.turn.priority), !self.turn.first, self.came)
     }
@@ -103,17 +107,21 @@ impl Queue {
     }
 
     /// Takes out who waits longest among the least urgent, unless that is more urgent than this priority. Those that the pool
-    /// has accepted before keep their places.
+    /// has accepted stay.
     pub(super) fn pop_oldest(&mut self, priority: i32) -> Option<Queued> {
-        let levels = self.levels.iter_mut().rev();
-        for (_, level) in levels.take_while(|(level, _)| level.0 <= priority) {
-            while level.pop_front_if(|caller| caller.has_left()).is_some() {
+        for level in self
+            .levels
+            .range_mut(Reverse(priority)..)
+            .rev()
+            .map(|(_, level)| level)
+        {
+            while level.front().is_some_and(Queued::has_left) {
+                level.pop_front();
                 self.len -= 1;
             }
-            let gives_way = |caller: &Queued| !caller.turn.accepted && !caller.has_left();
-            if let Some(oldest) = level.iter().position(gives_way) {
+            if let Some(at) = level.iter().position(Queued::may_be_displaced) {
                 self.len -= 1;
-                return level.remove(oldest);
+                return level.remove(at);
             }
         }
         None
@@ -121,9 +129,9 @@ impl Queue {
 
     /// The place of who would be taken out by [`pop_oldest`](Self::pop_oldest), the least urgent and oldest first.
     pub(super) fn oldest(&self) -> Option<(i32, u64)> {
-        let stays =
-            |level: &VecDeque<Queued>| level.iter().find(|caller| !caller.has_left()).map(Queued::rank);
-        let (Reverse(priority), _, came) = self.levels.values().rev().find_map(stays)?;
+        let mut levels = self.levels.values().rev();
+        let oldest = levels.find_map(|level| level.iter().find(|caller| caller.may_be_displaced()))?;
+        let (Reverse(priority), _, came) = oldest.rank();
         Some((priority, came))
     }
 
@@ -169,6 +177,10 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{
+        dispatch::{Aim, At},
+        session::SessionMode,
+    };
 
     type Answer = oneshot::Receiver<Grant>;
 
@@ -236,21 +248,70 @@ mod tests {
     }
 
     #[test]
-    fn those_that_were_accepted_before_are_not_displaced() {
+    fn who_was_accepted_is_never_displaced() {
         let mut queue = Queue::default();
-        let mut join = |accepted| {
+        let (answer, mut accepted) = oneshot::channel();
+        let turn = Turn {
+            priority: -1,
+            accepted: true,
+            ..Turn::default()
+        };
+        queue.push(Queued {
+            answer,
+            turn,
+            came: 0,
+        });
+        drop(join(&mut queue, 0, false));
+        let mut other = join(&mut queue, 0, false);
+        assert_eq!(queue.oldest(), Some((0, 2)));
+        drop(queue.pop_oldest(0).expect("the other one"));
+        assert!(matches!(
+            other.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        ));
+        assert!(queue.oldest().is_none() && queue.pop_oldest(0).is_none());
+        assert!(matches!(
+            accepted.try_recv(),
+            Err(oneshot::error::TryRecvError::Empty)
+        ));
+        assert_eq!(queue.len(), 1);
+    }
+
+    #[test]
+    fn callers_of_a_session_move_to_another_queue_in_the_order_they_came() {
+        let mut queue = Queue::default();
+        let mut callers = Vec::new();
+        for came in 0..6 {
             let (answer, granted) = oneshot::channel();
+            let aim = (came % 2 == 0).then_some(Aim {
+                session: SessionId(7),
+                at: At::Mode(SessionMode::StrictQueue),
+            });
             let turn = Turn {
-                accepted,
+                aim,
                 ..Turn::default()
             };
-            let came = queue.len() as u64;
             queue.push(Queued { answer, turn, came });
-            granted
-        };
-        let [accepted, mut plain] = [join(true), join(false)];
-        drop(queue.pop_oldest(0).expect("the one that was not"));
-        assert!(plain.try_recv().is_err() && queue.pop_oldest(0).is_none());
-        assert!(is_next(&mut queue, accepted) && queue.len() == 0);
+            callers.push(granted);
+        }
+        let mut pinned = Queue::default();
+        let mut moved = queue.take_session(SessionId(7));
+        assert_eq!((queue.len(), queue.present(), moved.len()), (3, 3, 3));
+        // Whoever came meanwhile came later.
+        let (answer, _later) = oneshot::channel();
+        let turn = Turn::default();
+        pinned.push(Queued {
+            answer,
+            turn,
+            came: 9,
+        });
+        moved.reverse();
+        for caller in moved {
+            pinned.push(caller);
+        }
+        let order = std::iter::from_fn(|| pinned.pop()).map(|caller| caller.came);
+        assert_eq!(order.collect::<Vec<_>>(), [0, 2, 4, 9]);
+        let others = std::iter::from_fn(|| queue.pop()).map(|caller| caller.came);
+        assert_eq!(others.collect::<Vec<_>>(), [1, 3, 5]);
     }
 }
