@@ -373,23 +373,17 @@ async fn a_worker_that_is_killed_is_told_to_every_call_of_its_sessions_and_to_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_that_fail_hang_or_die_end_the_session_all_the_same() {
-    let pool = builder()
-        .run_timeout(Duration::from_millis(300))
-        .cancel_grace(PATIENCE)
-        .start()
-        .await
-        .unwrap();
-    let ends = async |key: &str| {
+    let pool = builder().run_timeout(PATIENCE).start().await.unwrap();
+    let ends = async |pool: &Pool, key: &str| {
         let session = pool.session(SessionMode::StrictQueue);
-        let pid: u32 = session.call("sessions:keep", (key, true)).await.unwrap();
+        let keep = session.request("sessions:keep").args(&(key, true)).unwrap();
+        let pid: u32 = keep.run_timeout(None).send().await.unwrap();
         (pid, session.end().await)
     };
-    let (pid, ended) = ends("fails").await;
+    let (pid, ended) = ends(&pool, "fails").await;
     ended.unwrap();
-    let (same, ended) = ends("hangs").await;
-    assert_eq!(ended.unwrap_err().kind(), CallErrorKind::RunTimeout);
-    let (still, ended) = ends("dies").await;
-    assert_eq!((pid, pid), (same, still));
+    let (same, ended) = ends(&pool, "dies").await;
+    assert_eq!(same, pid);
     let CallError::WorkerLost(lost) = ended.unwrap_err() else {
         panic!("the hook ended its worker");
     };
@@ -397,6 +391,22 @@ async fn hooks_that_fail_hang_or_die_end_the_session_all_the_same() {
     assert_ne!(worker_pid_later(&pool, pid).await, pid);
     no_sessions(&pool).await;
     pool.shutdown().await;
+
+    let impatient = builder()
+        .run_timeout(Duration::from_millis(300))
+        .cancel_grace(PATIENCE)
+        .start()
+        .await
+        .unwrap();
+    let (pid, ended) = ends(&impatient, "hangs").await;
+    assert_eq!(ended.unwrap_err().kind(), CallErrorKind::RunTimeout);
+    no_sessions(&impatient).await;
+    assert_eq!(
+        worker_pid(&impatient).await,
+        pid,
+        "the hook stopped when it was told to"
+    );
+    impatient.shutdown().await;
 }
 
 async fn worker_pid_later(pool: &Pool, before: u32) -> u32 {
