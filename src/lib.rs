@@ -45,9 +45,10 @@ pub use snakepit_core::{
     host::{ArgumentsError, HostCall},
     id::SessionId,
     pool::{
-        Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, HealthCheck, Items,
-        Latency, LostBy, Overflow, Phase, Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause,
-        Request, RestartError, Restarted, Session, SessionLost, SessionMode, Verdict, WorkerLost,
+        Budget, CallError, CallErrorKind, CallFailed, CancelOutcome, DeadlineExceeded, HealthCheck,
+        InputRefused, InputRequest, Items, Latency, LostBy, Overflow, Phase, Poisoned, PoolSettings,
+        PoolStartError, PoolStatus, ReplaceCause, Request, RestartError, Restarted, Session, SessionLost,
+        SessionMode, Verdict, WorkerLost,
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,

@@ -17,13 +17,14 @@ and what tells whether the worker is healthy.
 
 from snakepit._cancel import Cancelled
 from snakepit._context import Context, context
-from snakepit._native import __version__
+from snakepit._native import Input, __version__
 from snakepit._registry import function, health, on_session_end, on_start, on_stop
 
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from snakepit._host import Host, HostError, HostFunction, UnknownHostFunction
+    from snakepit._input import InputError
     from snakepit._session import Session
 else:
 
@@ -37,6 +38,10 @@ else:
             from snakepit._session import Session
 
             return Session
+        if name == "InputError":
+            from snakepit._input import InputError
+
+            return InputError
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -46,6 +51,8 @@ __all__ = [
     "Host",
     "HostError",
     "HostFunction",
+    "Input",
+    "InputError",
     "Session",
     "UnknownHostFunction",
     "__version__",

@@ -1,4 +1,4 @@
-"""Calls of host functions that an event loop waits for."""
+"""What an event loop waits for from the host: results of its functions, items of the input of a call."""
 
 from __future__ import annotations
 
@@ -33,12 +33,32 @@ def wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
-    """Calls a function of the host and awaits its result."""
-    loop = asyncio.get_running_loop()
+def _answers_of(loop: asyncio.AbstractEventLoop) -> _Answers:
     answers = _answers.get(loop)
     if answers is None:
         answers = _answers[loop] = _Answers(loop)
+    return answers
+
+
+async def next_item(items: _native.Input) -> Any:
+    """The next item of a call's input."""
+    loop = asyncio.get_running_loop()
+    answers = _answers_of(loop)
+    while True:
+        number, item = items._step(answers.inbox)
+        if number is None:
+            return item
+        future = answers.waiting[number] = loop.create_future()
+        try:
+            await future
+        finally:
+            answers.waiting.pop(number, None)
+
+
+async def call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
+    """Calls a function of the host and awaits its result."""
+    loop = asyncio.get_running_loop()
+    answers = _answers_of(loop)
     task: _native.HostCallTask | None = None
     timer: asyncio.TimerHandle | None = None
     try:

@@ -107,8 +107,27 @@ def encode(value: object) -> bytes:
 def decode(data: bytes) -> object:
     """The value of a MessagePack form; ``ValueError`` with the path to what is wrong."""
 
+class Input:
+    """The items that the caller streams to a call.
+
+    It is the first positional argument of the function. ``for`` waits for each item while other threads run,
+    ``async for`` while other tasks of the event loop run. It raises ``snakepit.InputError`` where the caller's
+    stream has failed. The caller's stream is dropped when the call is over, or when this is closed or collected
+    before.
+    """
+
+    def __iter__(self) -> Input: ...
+    def __next__(self) -> Any: ...
+    def __aiter__(self) -> Input: ...
+    async def __anext__(self) -> Any: ...
+    def close(self) -> None:
+        """Leaves the input: the caller's stream is dropped, and there are no more items."""
+
+    def _step(self, inbox: HostInbox) -> tuple[int | None, Any]:
+        """For an event loop: ``(None, item)``, or the number by which the inbox tells that there may be one."""
+
 class HostInbox:
-    """Where an event loop finds which of its calls of host functions have an outcome."""
+    """Where an event loop finds which of its calls of host functions have an outcome, and which inputs an item."""
 
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to take."""

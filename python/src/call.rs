@@ -180,9 +180,18 @@ impl Engine {
     }
 
     fn end(&self, py: Python<'_>, place: Place) {
-        if self.shared.slot.end(place) {
+        if self.end_in_slot(place) {
             sys::clear_exception(py);
         }
+    }
+
+    /// Ends a call, and with it its input; true when an exception is left with its thread.
+    fn end_in_slot(&self, place: Place) -> bool {
+        let ended = self.shared.slot.end(place);
+        if let Some(call_id) = ended.call_id {
+            self.shared.host_calls.leave_input(call_id);
+        }
+        ended.exception_set
     }
 
     /// The user code of a call is over, for good or for now: from here on a cancel has nothing to stop.

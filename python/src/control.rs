@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a worker can do beyond calls.
-const CAPABILITIES: [&str; 5] = ["cancel", "stream", "events", "host", "session"];
+const CAPABILITIES: [&str; 6] = ["cancel", "stream", "events", "host", "input", "session"];
 /// Events between the buffer and the connection; the buffer behind it is what absorbs bursts.
 const EVENTS_UNDER_WAY: usize = 16;
 

@@ -1,8 +1,11 @@
-//! Calls of the host's functions that user code makes: which are under way, which wait for a place, and what became of them.
+//! Calls of the host's functions that user code makes: which are under way, which wait for a place, and what became of them;
+//! and the inputs of calls, whose items come the same way.
 //!
 //! Whoever makes one waits for it without the GIL (`native`); the control thread brings the answers, and needs no GIL to give
 //! calls up. Every change is made under one short lock.
 
+mod input;
+mod inputs;
 mod native;
 mod requests;
 mod waiter;
@@ -10,11 +13,16 @@ mod waiter;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Poll, Waker},
 };
 
 use bytes::Bytes;
+pub(crate) use input::Input;
+use inputs::{Inputs, Next};
 pub(crate) use native::register;
 pub(crate) use requests::Requests;
 use snakepit_proto::v1::{
@@ -65,7 +73,7 @@ struct Call {
 /// The stream to the host.
 #[derive(Debug)]
 enum Stream {
-    /// There is none and none will come.
+    /// There is none. A host may open one for the first call that has input.
     Absent,
     /// A host has named its functions and will open it.
     Expected,
@@ -88,6 +96,7 @@ struct State {
     under_way: usize,
     /// Calls that were under way and that the host is still to be told to give up.
     withdrawn: Vec<u64>,
+    inputs: Inputs,
 }
 
 /// The calls that were made up to a moment.
@@ -96,11 +105,15 @@ pub(crate) struct SoFar(u64);
 
 /// The calls of one worker process.
 #[derive(Debug)]
-pub(crate) struct HostCalls(Mutex<State>);
+pub(crate) struct HostCalls {
+    state: Mutex<State>,
+    /// Inputs that are open, so that calls without one need no lock.
+    inputs: AtomicUsize,
+}
 
 impl HostCalls {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State {
+        let state = Mutex::new(State {
             functions: BTreeSet::new(),
             limit: 1,
             stream: Stream::Absent,
@@ -110,12 +123,17 @@ impl HostCalls {
             queue: VecDeque::new(),
             under_way: 0,
             withdrawn: Vec::new(),
-        }))
+            inputs: Inputs::default(),
+        });
+        Self {
+            state,
+            inputs: AtomicUsize::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic ends the process (see `panic`), so a poisoned lock has no reader.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A host has named its functions; if there are any it opens the stream next.
@@ -131,7 +149,10 @@ impl HostCalls {
     /// Begins a stream, which replaces an earlier one; its number.
     pub(crate) fn open(&self) -> u64 {
         let mut state = self.lock();
-        state.fail_under_way("the host opened another stream");
+        if matches!(state.stream, Stream::Open(_)) {
+            state.fail_under_way("the host opened another stream");
+            state.inputs.fail("the host opened another stream");
+        }
         state.wake_stream();
         state.stream = Stream::Open(None);
         state.number += 1;
@@ -158,6 +179,9 @@ impl HostCalls {
         if state.number != number {
             return;
         }
+        if let Some(Answer::Input(items)) = response.outcome {
+            return state.inputs.receive(items);
+        }
         let under_way = |call: &&mut Call| matches!(call.stage, Stage::UnderWay);
         // An answer to a call that was given up meanwhile finds nobody.
         let Some(call) = state.calls.get_mut(&response.id).filter(under_way) else {
@@ -169,7 +193,7 @@ impl HostCalls {
                 call.stage = Stage::Stopped;
             }
             Some(Answer::Error(error)) => call.end(Outcome::Failed(error)),
-            None => call.end(Outcome::Failed(failure(
+            Some(Answer::Input(_)) | None => call.end(Outcome::Failed(failure(
                 Kind::Failed,
                 "the host answered nothing",
             ))),
@@ -198,12 +222,49 @@ impl HostCalls {
 
     /// The call with this id was cancelled: what it had asked of the host is given up.
     pub(crate) fn cancel(&self, call_id: u64, so_far: SoFar) {
-        self.lock().cancel(so_far, |surrounding| surrounding == call_id);
+        let mut state = self.lock();
+        state.cancel(so_far, |surrounding| surrounding == call_id);
+        state.inputs.cancel(|input| input == call_id);
     }
 
     /// As [`Self::cancel`], for whatever call runs.
     pub(crate) fn cancel_running(&self, so_far: SoFar) {
-        self.lock().cancel(so_far, |_| true);
+        let mut state = self.lock();
+        state.cancel(so_far, |_| true);
+        state.inputs.cancel(|_| true);
+    }
+
+    /// A call with input begins.
+    pub(crate) fn open_input(&self, call_id: u64, credit: u32) {
+        self.lock().inputs.open(call_id, credit);
+        self.inputs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The call was cancelled before its input was opened.
+    pub(crate) fn cancel_input(&self, call_id: u64) {
+        self.lock().inputs.cancel(|input| input == call_id);
+    }
+
+    /// Nobody reads a call's input any more. Costs nothing while no call has one.
+    pub(crate) fn leave_input(&self, call_id: u64) {
+        if self.inputs.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut state = self.lock();
+        if state.inputs.leave(call_id) {
+            self.inputs.fetch_sub(1, Ordering::Relaxed);
+            state.wake_stream();
+        }
+    }
+
+    /// The next item of a call's input; whoever has to wait is told, by the number that comes along.
+    fn next_item(&self, call_id: u64, waiter: impl FnOnce(u64) -> Waiter) -> (u64, Next) {
+        let mut state = self.lock();
+        state.last_id += 1;
+        let number = state.last_id;
+        let next = state.inputs.next(call_id, || waiter(number));
+        state.wake_stream();
+        (number, next)
     }
 
     fn functions(&self) -> Vec<String> {
@@ -269,6 +330,9 @@ impl State {
         if let Some(id) = self.withdrawn.pop() {
             return Some(Message::Cancel(id));
         }
+        if let Some(message) = self.inputs.message() {
+            return Some(message);
+        }
         while self.under_way < self.limit {
             let Some(call) = self.calls.get_mut(&self.queue.pop_front()?) else {
                 continue;
@@ -331,6 +395,7 @@ impl State {
 
     fn end_stream(&mut self, why: &str) {
         self.fail_under_way(why);
+        self.inputs.fail(why);
         self.queue.clear();
         for call in self.calls.values_mut() {
             if matches!(call.stage, Stage::Waiting(_)) {

@@ -46,6 +46,15 @@ pub(crate) enum Refusal {
     ShuttingDown,
 }
 
+/// A call that is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ended {
+    /// Its id; `None` if it had ended before.
+    pub(crate) call_id: Option<u64>,
+    /// An exception is left with its thread.
+    pub(crate) exception_set: bool,
+}
+
 #[derive(Debug)]
 struct Current {
     place: Place,
@@ -224,10 +233,10 @@ impl Slot {
         Ok(place)
     }
 
-    /// Ends a running call; true when an exception is left with its thread.
-    pub(crate) fn end(&self, place: Place) -> bool {
+    /// Ends a running call.
+    pub(crate) fn end(&self, place: Place) -> Ended {
         let mut state = self.lock();
-        let mut exception_set = false;
+        let mut ended = Ended::default();
         if state.at(place).is_some()
             && let Some(current) = state.running[place.index()].take()
         {
@@ -237,12 +246,13 @@ impl Slot {
             }
             state.finished.push_back(current.info.call_id);
             state.calls += 1;
-            exception_set = current.exception_set;
+            ended.exception_set = current.exception_set;
+            ended.call_id = Some(current.info.call_id);
             self.unsent.store(true, Ordering::Relaxed);
         }
         drop(state);
         self.tell_ended();
-        exception_set
+        ended
     }
 
     fn tell_ended(&self) {

@@ -31,7 +31,7 @@ use std::{
 
 use bytes::Bytes;
 pub use call::{ArgumentsError, HostCall};
-pub(crate) use error::failure;
+pub(crate) use error::{failure, told};
 use serde::{Serialize, de::DeserializeOwned};
 use snakepit_proto::{
     MAX_HOST_VALUE,

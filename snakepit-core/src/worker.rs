@@ -7,6 +7,7 @@ mod concurrency;
 mod down;
 mod error;
 mod grpc;
+mod input;
 mod turn;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -21,6 +22,8 @@ pub use grpc::{
     Affinity, ChannelSpec, CoreSet, GrpcWorker, GrpcWorkerFactory, GrpcWorkerSpec, Heartbeat,
     ParseCoresError, PerSlot, Template, TemplateError,
 };
+pub(crate) use input::InputItems;
+pub use input::{Feed, Input, NoInput};
 pub use turn::{StartPermit, StartTurn, StartTurns};
 
 use crate::{
@@ -69,6 +72,16 @@ pub trait Worker: Send + Sync + fmt::Debug {
     /// Whether it wants to be told of the end of a session that has been on it. Default `false`.
     fn ends_sessions(&self) -> bool {
         false
+    }
+
+    /// Takes the input of a call, which is sent to it next under this id. The caller's stream is read as far as the worker's
+    /// code asks for items, and dropped with what is returned. The default takes none.
+    ///
+    /// # Errors
+    /// When the worker's program takes no input.
+    fn feed(&self, call_id: u64, input: Input) -> Result<Feed, NoInput> {
+        let _ = (call_id, input);
+        Err(NoInput)
     }
 
     /// Declares the worker unfit to serve, once: [`down`](Self::down) resolves with this reason and whoever

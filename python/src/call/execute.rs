@@ -1,6 +1,6 @@
 //! One call, from request to result object.
 
-use pyo3::{exceptions::PyTypeError, intern, prelude::*};
+use pyo3::{exceptions::PyTypeError, intern, prelude::*, types::PyTuple};
 use snakepit_proto::v1::{AdapterReport, CallError, CallRequest, call_error::Kind};
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     codec::{DecodeError, Decoder, EncodeError, Encoder},
     control::micros,
+    host_calls::Input,
     place::Place,
 };
 
@@ -112,7 +113,34 @@ impl Engine {
         let keyword = Decoder::new(py, &request.kwargs)
             .keyword()
             .map_err(|error| self.undecodable(py, place, error, "kwargs"))?;
+        let positional = if request.input_credit == 0 {
+            positional
+        } else {
+            self.input_first(place, request, &positional)
+                .map_err(|error| self.report(py, place, &error))?
+        };
         Ok(Arguments { positional, keyword })
+    }
+
+    /// The positional arguments, after the iterator over the call's input.
+    fn input_first<'py>(
+        &self,
+        place: Place,
+        request: &CallRequest,
+        others: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let py = others.py();
+        let call_id = request.call_id;
+        self.shared.host_calls.open_input(call_id, request.input_credit);
+        // A cancel that came before finds it only here.
+        if self.shared.slot.is_cancelled(place) {
+            self.shared.host_calls.cancel_input(call_id);
+        }
+        let input = Bound::new(py, Input::new(call_id, place))?.into_any();
+        PyTuple::new(
+            py,
+            std::iter::once(input).chain(others.iter()).collect::<Vec<_>>(),
+        )
     }
 
     fn undecodable(&self, py: Python<'_>, place: Place, error: DecodeError, root: &str) -> Box<CallError> {

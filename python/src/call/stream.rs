@@ -248,7 +248,7 @@ struct End<'a>(&'a Engine, Place);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         // User code was left before, and with it an exception that was not raised.
-        self.0.shared.slot.end(self.1);
+        self.0.end_in_slot(self.1);
     }
 }
 

@@ -15,7 +15,7 @@ use snakepit_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Deadline, Outcome, failure,
+    Deadline, Input, Outcome, failure,
     waiter::{Inbox, Parker, Waiter},
 };
 use crate::{
@@ -32,6 +32,7 @@ const CANCEL_COMES: Duration = Duration::from_secs(1);
 
 /// Adds the functions to the module.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Input>()?;
     module.add_class::<HostInbox>()?;
     module.add_class::<HostCallTask>()?;
     module.add_function(wrap_pyfunction!(host_functions, module)?)?;
@@ -82,7 +83,7 @@ fn host_call<'py>(
 
 /// Where an event loop finds which of its calls have an outcome.
 #[pyclass(frozen, module = "snakepit._native")]
-struct HostInbox(Arc<Inbox>);
+pub(super) struct HostInbox(Arc<Inbox>);
 
 #[pymethods]
 impl HostInbox {
@@ -100,6 +101,12 @@ impl HostInbox {
     /// The numbers of the calls that have an outcome.
     fn take(&self) -> Vec<u64> {
         self.0.take()
+    }
+}
+
+impl HostInbox {
+    pub(super) fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.0)
     }
 }
 
@@ -154,7 +161,7 @@ fn host_begin<'py>(
 ) -> PyResult<HostCallTask> {
     let prepared = Prepared::new(py, place, &function, args, kwargs, timeout)?;
     let until = prepared.until();
-    let inbox = Arc::clone(&inbox.get().0);
+    let inbox = inbox.get().inbox();
     let call = prepared.begin(py, |id| Waiter::Loop(inbox, id))?;
     Ok(HostCallTask {
         function,
@@ -297,18 +304,22 @@ fn finish<'py>(
             Err(DecodeError::Raised(error)) => Err(error),
         },
         Outcome::Failed(error) => Err(raise(py, function, error)),
-        Outcome::Cancelled => {
-            // What is on its way to interrupt the code finds nothing left to do.
-            if let Some(shared) = shared()
-                && shared.slot.take_cancel(shared.place(place))
-            {
-                sys::clear_exception(py);
-            }
-            let module = PyModule::import(py, "snakepit._cancel")?;
-            let class = module.getattr(intern!(py, "Cancelled"))?;
-            Err(PyErr::from_value(class.call1(("the host cancelled this call",))?))
-        }
+        Outcome::Cancelled => Err(cancelled(py, place)),
     }
+}
+
+/// The exception of a call that was cancelled while it waited for the host.
+pub(super) fn cancelled(py: Python<'_>, place: Option<u64>) -> PyErr {
+    // What is on its way to interrupt the code finds nothing left to do.
+    if let Some(shared) = shared()
+        && shared.slot.take_cancel(shared.place(place))
+    {
+        sys::clear_exception(py);
+    }
+    let built = PyModule::import(py, "snakepit._cancel")
+        .and_then(|module| module.getattr(intern!(py, "Cancelled")))
+        .and_then(|class| class.call1(("the host cancelled this call",)));
+    built.map_or_else(|error| error, PyErr::from_value)
 }
 
 fn overdue(py: Python<'_>, function: &str) -> PyErr {

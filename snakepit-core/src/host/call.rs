@@ -139,7 +139,7 @@ mod tests {
         for none in [&[][..], EMPTY_ARRAY] {
             let call = call(none, &[]);
             call.args::<()>().unwrap();
-            assert_eq!(call.args::<Vec<u8>>().unwrap(), []);
+            assert!(call.args::<Vec<u8>>().unwrap().is_empty());
             assert!(call.args::<(u8,)>().unwrap_err().to_string().contains("(u8,)"));
         }
         let call = call(&[], &[]);

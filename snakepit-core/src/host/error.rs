@@ -21,7 +21,7 @@ pub(crate) fn failure(kind: Kind, message: impl Into<String>) -> HostError {
 }
 
 /// An error of a closure, with its sources.
-pub(super) fn told(error: &(dyn Error + Send + Sync + 'static)) -> HostError {
+pub(crate) fn told(error: &(dyn Error + Send + Sync + 'static)) -> HostError {
     let kind = if error.is::<ArgumentsError>() {
         Kind::BadArguments
     } else {

@@ -60,11 +60,24 @@ pub(super) struct Attempt {
     most_attempts: u32,
     /// The last of them that was lost.
     lost: Option<Box<WorkerLost>>,
+    /// Whether another call can be the same as this one, so that what becomes of it tells of that one.
+    comparable: bool,
 }
 
 impl Attempt {
     /// A call that is sent now.
     pub(super) fn new(request: Request<'_>) -> Result<Self, CallError> {
+        let mut attempt = Self::of_its_own_kind(request);
+        attempt.comparable = true;
+        let suspects = &attempt.dispatch().rules().suspects;
+        match suspects.admit(attempt.called(), attempt.joined) {
+            Ok(()) => Ok(attempt),
+            Err(poisoned) => Err(CallError::Poisoned(poisoned)),
+        }
+    }
+
+    /// A call that is sent now and that has more to it than function and arguments: no other is known to be the same.
+    pub(super) fn of_its_own_kind(request: Request<'_>) -> Self {
         let sent = Instant::now();
         let Request {
             pool,
@@ -83,7 +96,7 @@ impl Attempt {
         } else {
             1
         };
-        let attempt = Self {
+        Self {
             settler: Settler::new(&pool.shared),
             function,
             args,
@@ -99,11 +112,7 @@ impl Attempt {
             attempts: 0,
             most_attempts,
             lost: None,
-        };
-        let suspects = &attempt.dispatch().rules().suspects;
-        match suspects.admit(attempt.called(), sent) {
-            Ok(()) => Ok(attempt),
-            Err(poisoned) => Err(CallError::Poisoned(poisoned)),
+            comparable: false,
         }
     }
 
@@ -193,6 +202,7 @@ impl Attempt {
             deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
             session: self.aim.map(|aim| aim.session.0),
             end_session,
+            input_credit: 0,
         }
     }
 
@@ -236,19 +246,19 @@ impl Attempt {
     /// The call was executed when its worker ended by itself: maybe it is to blame.
     fn blame(&self, lost: &WorkerLost, now: Instant) {
         let by_itself = matches!(lost.down.reason, DownReason::Exited | DownReason::ChannelClosed);
-        if let Some((_, begun)) = self.begun.filter(|_| by_itself) {
+        if let Some((_, begun)) = self.begun.filter(|_| by_itself && self.comparable) {
             let suspects = &self.dispatch().rules().suspects;
             suspects.died(self.called(), &lost.down, begun, now);
         }
     }
 
-    pub(super) fn answer(&self, lease: Lease, answer: CallResponse) -> Result<Bytes, CallError> {
+    pub(super) fn answer(&self, lease: &Lease, answer: CallResponse) -> Result<Bytes, CallError> {
         self.answered();
         match answer.outcome {
             Some(Outcome::Value(value)) => Ok(value),
-            Some(Outcome::Error(error)) => Err(self.failed(&lease, error.into())),
+            Some(Outcome::Error(error)) => Err(self.failed(lease, error.into())),
             None => Err(self.failed(
-                &lease,
+                lease,
                 RemoteError::protocol("the worker answered without an outcome"),
             )),
         }
@@ -256,7 +266,9 @@ impl Attempt {
 
     /// The worker has answered: it has survived the call.
     pub(super) fn answered(&self) {
-        self.dispatch().rules().suspects.answered(self.called());
+        if self.comparable {
+            self.dispatch().rules().suspects.answered(self.called());
+        }
     }
 
     pub(super) fn failed(&self, lease: &Lease, error: RemoteError) -> CallError {

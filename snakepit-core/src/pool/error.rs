@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     budget::{Budget, CancelOutcome, Cancelled},
     dispatch::Refusal,
+    input::InputRefused,
     poison::Poisoned,
     session::SessionLost,
     status::Phase,
@@ -91,6 +92,9 @@ pub enum CallError {
     /// An argument or the result is not of the type it should be.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// The call cannot have input. It was not executed.
+    #[error(transparent)]
+    Input(#[from] InputRefused),
 }
 
 /// One of a call's budgets ran out.
@@ -247,6 +251,8 @@ pub enum CallErrorKind {
     Failed,
     /// A value is not of the type it should be.
     Codec,
+    /// The call cannot have input.
+    Input,
 }
 
 impl CallError {
@@ -268,6 +274,7 @@ impl CallError {
             Self::WorkerLost(_) => CallErrorKind::WorkerLost,
             Self::Failed(_) => CallErrorKind::Failed,
             Self::Codec(_) => CallErrorKind::Codec,
+            Self::Input(_) => CallErrorKind::Input,
         }
     }
 
@@ -280,7 +287,8 @@ impl CallError {
             | Self::NotServing { .. }
             | Self::NoWorkers { .. }
             | Self::SessionBusy { .. }
-            | Self::SessionLost(_) => false,
+            | Self::SessionLost(_)
+            | Self::Input(_) => false,
             Self::DeadlineExceeded(error) => error.ran.is_some() || error.lost.is_some(),
             Self::WorkerLost(_) => true,
             Self::Failed(failed) => failed.error.may_have_executed(),
@@ -303,7 +311,11 @@ impl CallError {
                 failed.error.kind,
                 RemoteErrorKind::ShuttingDown | RemoteErrorKind::Busy
             ),
-            Self::Poisoned(_) | Self::NotServing { .. } | Self::SessionLost(_) | Self::Codec(_) => false,
+            Self::Poisoned(_)
+            | Self::NotServing { .. }
+            | Self::SessionLost(_)
+            | Self::Codec(_)
+            | Self::Input(_) => false,
         }
     }
 

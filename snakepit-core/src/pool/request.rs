@@ -36,7 +36,7 @@ pub struct Request<'a> {
     pub(super) idempotent: bool,
     pub(super) aim: Option<Aim>,
     priority: i32,
-    credit: u32,
+    pub(super) credit: u32,
 }
 
 impl<'a> Request<'a> {
@@ -199,7 +199,7 @@ impl<'a> Request<'a> {
 
 impl Request<'_> {
     /// How it is served; `ahead` where it may wait in a worker.
-    fn turn(&self, ahead: bool) -> Turn {
+    pub(super) fn turn(&self, ahead: bool) -> Turn {
         Turn {
             priority: self.priority,
             ahead,
@@ -209,7 +209,7 @@ impl Request<'_> {
     }
 
     /// What does not fit into a message would fail in the connection, as if the worker were to blame.
-    fn check_len(&self) -> Result<(), CodecError> {
+    pub(super) fn check_len(&self) -> Result<(), CodecError> {
         let len = self.args.len() + self.kwargs.len();
         let limit = MAX_MESSAGE_LEN.saturating_sub(self.function.len() + OTHER_FIELDS);
         if len > limit {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     event::EventKind,
-    worker::{BoxFuture, Down, DownReason, ItemStream, TransportError},
+    worker::{BoxFuture, Down, DownReason, Feed, ItemStream, TransportError},
 };
 
 /// A cancel can overtake what it is for, since they travel on different connections; it is sent again.
@@ -82,11 +82,20 @@ impl Settler {
     }
 }
 
+/// What is held while a call is in a worker.
+struct Held<W> {
+    lease: Lease,
+    /// What is awaited, or read.
+    work: W,
+    /// Its input: nobody reads that any more when the call is over, however that came about.
+    feed: Option<Feed>,
+}
+
 /// A call in a worker. Dropped before it is finished, it is settled in the background.
 pub(super) struct Underway<T: Send + 'static> {
     settler: Settler,
     /// `None` once finished.
-    rest: Option<(Lease, BoxFuture<Result<T, TransportError>>)>,
+    held: Option<Held<BoxFuture<Result<T, TransportError>>>>,
     call_id: u64,
 }
 
@@ -97,25 +106,34 @@ impl<T: Send + 'static> Underway<T> {
         call_id: u64,
         work: BoxFuture<Result<T, TransportError>>,
     ) -> Self {
+        let feed = None;
         Self {
             settler,
-            rest: Some((lease, work)),
+            held: Some(Held { lease, work, feed }),
             call_id,
         }
     }
 
+    /// The call has input, which is open for as long as it is under way.
+    pub(super) fn fed(mut self, feed: Feed) -> Self {
+        if let Some(held) = &mut self.held {
+            held.feed = Some(feed);
+        }
+        self
+    }
+
     /// What is awaited; once it has resolved, [`finish`](Self::finish).
     pub(super) async fn work(&mut self) -> Result<T, TransportError> {
-        match &mut self.rest {
-            Some((_, work)) => work.await,
+        match &mut self.held {
+            Some(held) => (&mut held.work).await,
             None => std::future::pending().await,
         }
     }
 
     /// Cancels the call, in the background.
     pub(super) fn abandon(&mut self) -> Cancelled {
-        match self.rest.take() {
-            Some((lease, work)) => {
+        match self.held.take() {
+            Some(Held { lease, work, .. }) => {
                 let end = Box::pin(async move { work.await.map(drop) });
                 self.settler.spawn(lease, self.call_id, end)
             }
@@ -125,24 +143,29 @@ impl<T: Send + 'static> Underway<T> {
 
     /// Whether the call may have to wait in the worker for another one.
     pub(super) fn can_share(&self) -> bool {
-        self.rest.as_ref().is_some_and(|(lease, _)| lease.can_share())
+        self.held.as_ref().is_some_and(|held| held.lease.can_share())
     }
 
     /// The worker, after the work has resolved.
     pub(super) fn finish(mut self) -> Lease {
-        match self.rest.take() {
-            Some((lease, _)) => lease,
-            None => unreachable!("only `finish` takes it, and takes self with it"),
+        self.release().lease
+    }
+
+    fn release(&mut self) -> Held<BoxFuture<Result<T, TransportError>>> {
+        match self.held.take() {
+            Some(held) => held,
+            None => unreachable!("whoever takes it takes self with it"),
         }
     }
 
     /// Goes on with the stream that the work resolved to.
-    pub(super) fn into_stream(self, stream: ItemStream) -> StreamUnderway {
-        let (settler, call_id) = (self.settler.clone(), self.call_id);
+    pub(super) fn into_stream(mut self, stream: ItemStream) -> StreamUnderway {
+        let Held { lease, feed, .. } = self.release();
+        let work = stream;
         StreamUnderway {
-            settler,
-            rest: Some((self.finish(), stream)),
-            call_id,
+            settler: self.settler.clone(),
+            held: Some(Held { lease, work, feed }),
+            call_id: self.call_id,
         }
     }
 }
@@ -151,7 +174,7 @@ impl Underway<CallResponse> {
     /// Takes the call back from its worker if it waits there behind another, and that is certain. It is over then, without a
     /// result.
     pub(super) async fn recall(&mut self) -> Option<Returning> {
-        let (lease, work) = self.rest.as_mut()?;
+        let Held { lease, work, .. } = self.held.as_mut()?;
         let has_not_begun = lease.waits_behind()
             && lease.seat().client.recall(self.call_id).await.is_ok()
             && lease.has_not_begun();
@@ -166,7 +189,7 @@ impl Underway<CallResponse> {
             *work = Box::pin(ready(answer));
             return None;
         }
-        let (lease, _) = self.rest.take()?;
+        let Held { lease, .. } = self.held.take()?;
         let returning = lease.returning();
         lease.forgo();
         returning
@@ -188,11 +211,10 @@ impl<T: Send + 'static> Drop for Underway<T> {
 }
 
 /// A stream in a worker. Dropped before its end, it is settled in the background.
-#[derive(Debug)]
 pub(super) struct StreamUnderway {
     settler: Settler,
     /// `None` once finished.
-    rest: Option<(Lease, ItemStream)>,
+    held: Option<Held<ItemStream>>,
     call_id: u64,
 }
 
@@ -203,20 +225,20 @@ impl StreamUnderway {
 
     /// The stream, until it is finished.
     pub(super) fn stream(&mut self) -> Option<&mut ItemStream> {
-        self.rest.as_mut().map(|(_, stream)| stream)
+        self.held.as_mut().map(|held| &mut held.work)
     }
 
     /// The worker, until the stream is finished.
     pub(super) fn lease(&self) -> Option<&Lease> {
-        self.rest.as_ref().map(|(lease, _)| lease)
+        self.held.as_ref().map(|held| &held.lease)
     }
 
     /// Cancels what is left of the stream, in the background.
     pub(super) fn abandon(&mut self) -> Cancelled {
-        if let Some((lease, mut stream)) = self.rest.take() {
+        if let Some(Held { lease, mut work, .. }) = self.held.take() {
             // Items that were under way are read and thrown away: the stream's end is the producer's.
             let end = async move {
-                while let Some(item) = stream.items.recv().await {
+                while let Some(item) = work.items.recv().await {
                     item?;
                 }
                 Ok(())
@@ -229,7 +251,15 @@ impl StreamUnderway {
 
     /// The worker, after the stream has ended; `None` the second time.
     pub(super) fn finish(&mut self) -> Option<Lease> {
-        self.rest.take().map(|(lease, _)| lease)
+        self.held.take().map(|held| held.lease)
+    }
+}
+
+impl fmt::Debug for StreamUnderway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamUnderway")
+            .field("call_id", &self.call_id)
+            .finish_non_exhaustive()
     }
 }
 

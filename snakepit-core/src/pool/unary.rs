@@ -45,7 +45,7 @@ impl Attempt {
                     self.leaving(lease);
                     self.unexecuted();
                 }
-                Attended::Over(Ok(answer)) => return self.answer(underway.finish(), answer),
+                Attended::Over(Ok(answer)) => return self.answer(&underway.finish(), answer),
                 Attended::Over(Err(error)) => {
                     let lease = underway.finish();
                     returning = lease.returning();
@@ -84,6 +84,6 @@ async fn attended(underway: &mut Underway<CallResponse>) -> Attended {
     Attended::Over(underway.work().await)
 }
 
-fn is_shutting_down(answer: &CallResponse) -> bool {
+pub(super) fn is_shutting_down(answer: &CallResponse) -> bool {
     matches!(&answer.outcome, Some(Outcome::Error(error)) if error.kind() == Kind::ShuttingDown)
 }

@@ -21,11 +21,15 @@ pub use affinity::{Affinity, CoreSet, ParseCoresError};
 use async_trait::async_trait;
 use client::{Control, GrpcClient};
 pub use environment::{PerSlot, Template, TemplateError};
+use host::HostStream;
 use output::StderrTail;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{Concurrency, Down, DownReason, StartError, StartTurn, Worker, WorkerClient, WorkerFactory};
+use super::{
+    Concurrency, Down, DownReason, Feed, Input, NoInput, StartError, StartTurn, Worker, WorkerClient,
+    WorkerFactory,
+};
 use crate::{
     event::Events,
     host::HostFunctions,
@@ -210,6 +214,8 @@ struct Live {
     ends_sessions: bool,
     /// `None` for a worker that does not keep it.
     journal: Option<Journal>,
+    host: HostStream,
+    takes_input: bool,
     stderr: StderrTail,
     condemned: watch::Sender<Option<DownReason>>,
     down: watch::Sender<Option<Down>>,
@@ -248,6 +254,14 @@ impl Worker for GrpcWorker {
 
     fn health_check(&self) -> Option<Arc<str>> {
         self.live.health_check.clone()
+    }
+
+    fn feed(&self, call_id: u64, input: Input) -> Result<Feed, NoInput> {
+        if self.live.takes_input {
+            Ok(self.live.host.feed(&self.live, call_id, input))
+        } else {
+            Err(NoInput)
+        }
     }
 
     fn condemn(&self, reason: DownReason) {

@@ -1,98 +1,158 @@
-//! Answers the host calls of one worker, as long as it lives.
+//! What one worker asks of its host, as long as it lives: calls of functions, and the input of its own calls.
+
+mod desk;
+mod inputs;
 
 use std::{
     any::Any,
-    collections::HashMap,
-    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, OnceLock},
     task::Poll,
-    time::Duration,
 };
 
+use desk::Desk;
+use inputs::Inputs;
 use snakepit_proto::{
     MAX_HOST_MESSAGE,
-    v1::{
-        HostCall as Request, HostRequest, HostResponse, host_error::Kind, host_request::Message,
-        host_response::Outcome as Answer,
-    },
+    v1::{HostRequest, HostResponse, host_request::Message},
 };
 use tokio::{
-    sync::mpsc::{self, UnboundedSender},
-    task::{AbortHandle, JoinHandle},
-    time::{Instant, sleep, timeout_at},
+    runtime::Handle,
+    sync::mpsc::{self, UnboundedReceiver},
+    task::JoinHandle,
+    time::sleep,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{Live, client::Control, monitor::EXIT_FOLLOWS_EOF};
+use super::{GrpcWorkerSpec, Live, client::Control, monitor::EXIT_FOLLOWS_EOF};
 use crate::{
-    clock::after,
-    host::{HostCall, HostFunction, HostFunctions, Outcome, failure},
     id::WorkerId,
     launch::LaunchedProcess,
     rpc::Connection,
-    worker::DownReason,
+    worker::{DownReason, Feed, Input},
 };
 
 /// Host calls of one worker under way at the same time; more wait in the worker. As many as a worker sensibly has threads, and
 /// 1,000 workers cannot ask more of the host than 64,000 tasks.
 pub(super) const UNDER_WAY: usize = 64;
 
-/// Answers a worker's host calls until it ends. Begun before the worker is ready, since its start hooks may call.
-pub(super) fn serve(
-    functions: HostFunctions,
+/// The stream on which a worker asks. It is opened before the worker is ready if it may call functions, since its start hooks may;
+/// else when a call first has input.
+#[derive(Debug)]
+pub(super) struct HostStream {
+    spec: Arc<GrpcWorkerSpec>,
     worker: WorkerId,
     process: Arc<dyn LaunchedProcess>,
     control: Control,
-) -> JoinHandle<Result<(), Status>> {
-    tokio::spawn(async move {
-        tokio::select! {
-            ended = answer(functions, worker, control) => ended,
-            // A child that a worker forked may hold its socket open.
-            _ = process.exited() => Ok(()),
-        }
-    })
+    /// For the death of the connection, which is told by whoever watches that.
+    connection: Connection,
+    /// The one that started the worker; a call may come from another one, which ends before the worker does.
+    runtime: Handle,
+    inputs: OnceLock<Arc<Inputs>>,
 }
 
-/// A worker whose stream broke while it lives on would fail every host call: it is condemned.
-pub(super) fn watch(serving: JoinHandle<Result<(), Status>>, worker: &Arc<Live>, control: Connection) {
-    let (worker, process) = (Arc::downgrade(worker), Arc::clone(&worker.process));
-    tokio::spawn(async move {
-        // A task that was cut off has ended with its runtime.
-        let Ok(Err(status)) = serving.await else { return };
-        tokio::select! {
-            // What these mean is told by whoever watches them.
-            () = control.closed() => return,
-            _ = process.exited() => return,
-            () = sleep(EXIT_FOLLOWS_EOF) => {}
+/// A stream that is being served, and how it ends.
+pub(super) type Serving = JoinHandle<Result<(), Status>>;
+
+impl HostStream {
+    pub(super) fn new(
+        spec: &Arc<GrpcWorkerSpec>,
+        worker: WorkerId,
+        process: &Arc<dyn LaunchedProcess>,
+        control: &Control,
+        connection: &Connection,
+    ) -> Self {
+        Self {
+            spec: Arc::clone(spec),
+            worker,
+            process: Arc::clone(process),
+            control: control.clone(),
+            connection: connection.clone(),
+            runtime: Handle::current(),
+            inputs: OnceLock::new(),
         }
-        if let Some(worker) = worker.upgrade() {
-            let message = format!("host calls: {:?}: {}", status.code(), status.message());
-            worker.condemn(DownReason::ChannelFailed { message });
+    }
+
+    /// Opens it. Whoever has done so has it [watched](Self::watch) when there is a worker to condemn.
+    pub(super) fn begin(&self) -> Option<Serving> {
+        self.open().1
+    }
+
+    fn open(&self) -> (&Arc<Inputs>, Option<Serving>) {
+        let mut serving = None;
+        let inputs = self.inputs.get_or_init(|| {
+            let (answers, outgoing) = mpsc::unbounded_channel();
+            let inputs = Arc::new(Inputs::new(answers.clone(), self.runtime.clone()));
+            let desk = Desk {
+                functions: self.spec.host_functions.clone(),
+                worker: self.worker,
+                answers,
+                running: Arc::default(),
+            };
+            let answering = answer(desk, Arc::clone(&inputs), outgoing, self.control.clone());
+            let process = Arc::clone(&self.process);
+            serving = Some(self.runtime.spawn(async move {
+                tokio::select! {
+                    ended = answering => ended,
+                    // A child that a worker forked may hold its socket open.
+                    _ = process.exited() => Ok(()),
+                }
+            }));
+            inputs
+        });
+        (inputs, serving)
+    }
+
+    /// Takes the input of a call of this worker.
+    pub(super) fn feed(&self, live: &Arc<Live>, call_id: u64, input: Input) -> Feed {
+        let (inputs, serving) = self.open();
+        if let Some(serving) = serving {
+            self.watch(serving, live);
         }
-    });
+        inputs.open(call_id, input)
+    }
+
+    /// A worker whose stream broke while it lives on would fail whatever it asks: it is condemned.
+    pub(super) fn watch(&self, serving: Serving, live: &Arc<Live>) {
+        let (worker, process) = (Arc::downgrade(live), Arc::clone(&self.process));
+        let connection = self.connection.clone();
+        self.runtime.spawn(async move {
+            // A task that was cut off has ended with its runtime.
+            let Ok(Err(status)) = serving.await else { return };
+            tokio::select! {
+                // What these mean is told by whoever watches them.
+                () = connection.closed() => return,
+                _ = process.exited() => return,
+                () = sleep(EXIT_FOLLOWS_EOF) => {}
+            }
+            if let Some(worker) = worker.upgrade() {
+                let message = format!("host calls: {:?}: {}", status.code(), status.message());
+                worker.condemn(DownReason::ChannelFailed { message });
+            }
+        });
+    }
 }
 
-async fn answer(functions: HostFunctions, worker: WorkerId, control: Control) -> Result<(), Status> {
-    let (answers, outgoing) = mpsc::unbounded_channel();
+async fn answer(
+    desk: Desk,
+    inputs: Arc<Inputs>,
+    outgoing: UnboundedReceiver<HostResponse>,
+    control: Control,
+) -> Result<(), Status> {
+    // However this ends, nobody reads the inputs any more.
+    let _ends = inputs.ends();
     let mut control = control.max_decoding_message_size(MAX_HOST_MESSAGE);
     let mut requests = control
         .host(UnboundedReceiverStream::new(outgoing))
         .await?
         .into_inner();
-    let desk = Desk {
-        functions,
-        worker,
-        answers,
-        running: Arc::default(),
-    };
     while let Some(HostRequest { message }) = requests.message().await? {
         match message {
             Some(Message::Call(request)) => desk.begin(request)?,
             Some(Message::Cancel(id)) => desk.running.give_up(id),
+            Some(Message::Grant(grant)) => inputs.grant(grant.call_id, grant.items),
+            Some(Message::Leave(call_id)) => inputs.leave(call_id),
             // From a later version.
             None => {}
         }
@@ -100,129 +160,17 @@ async fn answer(functions: HostFunctions, worker: WorkerId, control: Control) ->
     Ok(())
 }
 
-/// The calls under way. Each answers only if it is still among them when it is done.
-#[derive(Default)]
-struct Running(Mutex<HashMap<u64, AbortHandle>>);
-
-impl Running {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn give_up(&self, id: u64) {
-        if let Some(task) = self.lock().remove(&id) {
-            task.abort();
-        }
+/// Polls what is not ours; what it panics with is its own end and nobody else's.
+fn unwinding<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Result<T, Box<dyn Any + Send>>> {
+    // Not polled again after a panic.
+    match catch_unwind(AssertUnwindSafe(poll)) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
     }
 }
 
-/// Takes the calls of one stream. Dropped, it gives up those under way.
-struct Desk {
-    functions: HostFunctions,
-    worker: WorkerId,
-    /// Unbounded because what it holds is bounded by the calls under way.
-    answers: UnboundedSender<HostResponse>,
-    running: Arc<Running>,
-}
-
-impl Desk {
-    fn begin(&self, request: Request) -> Result<(), Status> {
-        let id = request.id;
-        let mut running = self.running.lock();
-        if running.contains_key(&id) {
-            return Err(Status::invalid_argument(format!(
-                "host call {id} is under way already"
-            )));
-        }
-        let refusal = if running.len() >= UNDER_WAY {
-            failure(
-                Kind::Busy,
-                format!("{UNDER_WAY} host calls are under way, which is the limit"),
-            )
-        } else if let Some(function) = self.functions.get(&request.function) {
-            let now = Instant::now();
-            let over = CancellationToken::new();
-            let call = HostCall {
-                function: request.function,
-                args: request.args,
-                kwargs: request.kwargs,
-                worker: self.worker,
-                call_id: request.call_id,
-                deadline: request
-                    .deadline_us
-                    .map(|left| after(now, Duration::from_micros(left))),
-                over: over.clone(),
-            };
-            let (answers, others) = (self.answers.clone(), Arc::clone(&self.running));
-            let task = tokio::spawn(async move {
-                let _over = over.drop_guard();
-                let outcome = run(call, &*function).await;
-                if others.lock().remove(&id).is_some() {
-                    respond(&answers, id, outcome);
-                }
-            });
-            // The task finds itself here: it takes the lock that is held.
-            running.insert(id, task.abort_handle());
-            return Ok(());
-        } else {
-            failure(Kind::UnknownFunction, "the host has no such function")
-        };
-        respond(&self.answers, id, Err(refusal));
-        Ok(())
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        for (_, task) in self.running.lock().drain() {
-            task.abort();
-        }
-    }
-}
-
-fn respond(answers: &UnboundedSender<HostResponse>, id: u64, outcome: Outcome) {
-    let outcome = Some(match outcome {
-        Ok(value) => Answer::Value(value),
-        Err(error) => Answer::Error(error),
-    });
-    // With the stream gone nobody waits.
-    let _ = answers.send(HostResponse { id, outcome });
-}
-
-/// Runs a function within its deadline. Nothing it does reaches further than its own call.
-async fn run(call: HostCall, function: &HostFunction) -> Outcome {
-    let (worker, name, deadline) = (call.worker, call.function.clone(), call.deadline);
-    let overdue = || failure(Kind::Deadline, "the deadline of the call passed");
-    let work = unwinding(async move { function(call).await });
-    let outcome = match deadline {
-        // It would be begun, otherwise, before the clock is looked at.
-        Some(deadline) if deadline <= Instant::now() => return Err(overdue()),
-        Some(deadline) => timeout_at(deadline, work).await.map_err(|_| overdue())?,
-        None => work.await,
-    };
-    outcome.unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
-        tracing::error!(%worker, function = name, "a host function panicked: {text}");
-        Err(failure(
-            Kind::Failed,
-            format!("the host function panicked: {text}"),
-        ))
-    })
-}
-
-/// What a future comes to, or what it panicked with.
-async fn unwinding<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        // Not polled again after a panic, which is the end of this future too.
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
-    })
-    .await
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
     client::{self, Control, GrpcClient},
-    host, monitor,
+    host::{self, HostStream},
+    monitor,
     output::{self, StderrTail},
 };
 use crate::{
@@ -248,10 +249,12 @@ async fn load(
 
     progress.phase = StartPhase::Handshake;
     let agreed = or_exit(&process, handshake(spec, id, control.clone())).await?;
-    let serving = (agreed.calls_host && !spec.host_functions.is_empty()).then(|| {
-        let functions = spec.host_functions.clone();
-        host::serve(functions, id, Arc::clone(&process), control.clone())
-    });
+    let [.., control_connection] = &connections[..] else {
+        unreachable!("connect returns one or two connections");
+    };
+    let host = HostStream::new(spec, id, &process, &control, control_connection);
+    let calls_host = agreed.calls_host && !spec.host_functions.is_empty();
+    let serving = if calls_host { host.begin() } else { None };
     progress.phase = StartPhase::Import;
     let pid = process.identity().pid;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
@@ -274,13 +277,15 @@ async fn load(
         ends_sessions: agreed.ends_sessions,
         // Of calls that run side by side more may begin than it has entries.
         journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
+        host,
+        takes_input: agreed.takes_input,
         stderr,
         condemned: watch::Sender::new(None),
         down: watch::Sender::new(None),
         ending: Mutex::new(None),
     });
-    if let (Some(serving), [.., control]) = (serving, &connections[..]) {
-        host::watch(serving, &live, control.clone());
+    if let Some(serving) = serving {
+        live.host.watch(serving, &live);
     }
     monitor::spawn(&live, connections);
     Ok(Arc::new(GrpcWorker { live }))
@@ -371,6 +376,7 @@ struct Agreed {
     keeps_journal: bool,
     calls_host: bool,
     ends_sessions: bool,
+    takes_input: bool,
 }
 
 /// Shakes hands.
@@ -409,6 +415,7 @@ async fn handshake(
             keeps_journal: has("journal"),
             calls_host: has("host"),
             ends_sessions: has("session"),
+            takes_input: has("input"),
         })
     } else {
         let theirs = answer.protocol_versions;
