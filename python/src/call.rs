@@ -28,6 +28,9 @@ use crate::{
     sys,
 };
 
+/// Turns that the connection gets to send what there is before Python computes on.
+const FLUSH_TURNS: usize = 8;
+
 /// A function found by its wire name.
 #[derive(Debug)]
 struct Function {
@@ -157,11 +160,36 @@ impl Engine {
     /// Lets the connection, which lives on this very thread, send what has been answered: it must not wait for the next call.
     async fn send_answers_first(&self) {
         // The connection's turn comes with the first yield; a bound, since there is none once it has ended.
-        for _ in 0..8 {
+        for _ in 0..FLUSH_TURNS {
             if !self.shared.slot.has_unsent_answer() {
                 return;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Lets the connection send an item, and read a reset, before Python computes the next one: it may take long, and wait for
+    /// what the caller does with this one.
+    async fn send_item_first(&self) {
+        tokio::task::yield_now().await;
+        // As a rule one turn will do; the scheduler may take ours first once in a while.
+        for _ in 0..FLUSH_TURNS {
+            if !self.shared.slot.has_unsent_item() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether the connection lives on the thread that runs calls.
+    fn is_inline(&self) -> bool {
+        self.shared.identity.inherited && self.several.get().is_none()
+    }
+
+    /// The connection has taken an item of a stream that runs here.
+    pub(crate) fn item_taken(&self) {
+        if self.is_inline() {
+            self.shared.slot.item_taken();
         }
     }
 

@@ -102,8 +102,13 @@ impl Worker for Data {
         tokio::spawn(take_credit(requests, Arc::clone(&credit)));
         match self {
             Self::Inline(engine) => {
-                let engine = Arc::clone(engine);
+                let (engine, taker) = (Arc::clone(engine), Arc::clone(engine));
                 tokio::spawn(async move { engine.stream(call, &credit, &sender).await });
+                let items = ReceiverStream::new(receiver).map(move |item| {
+                    taker.item_taken();
+                    item
+                });
+                Ok(Response::new(Box::pin(items)))
             }
             Self::Hop(jobs) => {
                 jobs.push(Job {
@@ -111,9 +116,9 @@ impl Worker for Data {
                     consumer: Consumer::Stream(credit, sender),
                     turn: None,
                 });
+                Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
             }
         }
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 

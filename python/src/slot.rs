@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -135,7 +135,15 @@ pub(crate) struct Slot {
     draining: AtomicBool,
     /// A call has ended whose answer has not been sent yet.
     unsent: AtomicBool,
+    /// How far the last item of a stream has come that is served on the main thread.
+    item: AtomicU8,
 }
+
+/// It waits for the connection's task to take it.
+const ITEM_QUEUED: u8 = 2;
+/// It has been taken, and goes out when the connection is polled next.
+const ITEM_TAKEN: u8 = 1;
+const ITEM_SENT: u8 = 0;
 
 impl Slot {
     pub(crate) fn new(main: MainThread) -> Self {
@@ -147,12 +155,31 @@ impl Slot {
             ended: Notify::new(),
             draining: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
+            item: AtomicU8::new(ITEM_SENT),
         }
     }
 
     /// What was answered has been sent.
     pub(crate) fn answer_sent(&self) {
         self.unsent.store(false, Ordering::Relaxed);
+        if self.item.load(Ordering::Relaxed) == ITEM_TAKEN {
+            self.item.store(ITEM_SENT, Ordering::Relaxed);
+        }
+    }
+
+    /// An item is to be sent.
+    pub(crate) fn item_queued(&self) {
+        self.item.store(ITEM_QUEUED, Ordering::Relaxed);
+    }
+
+    /// The connection has taken it.
+    pub(crate) fn item_taken(&self) {
+        self.item.store(ITEM_TAKEN, Ordering::Relaxed);
+    }
+
+    /// Whether the last item still has to be sent.
+    pub(crate) fn has_unsent_item(&self) -> bool {
+        self.item.load(Ordering::Relaxed) != ITEM_SENT
     }
 
     /// Whether the answer of the call before still has to be sent.

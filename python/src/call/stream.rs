@@ -47,6 +47,11 @@ impl Engine {
     pub(crate) async fn stream(&self, request: CallRequest, credit: &Credit, consumer: &Consumer) {
         let turn = self.turn(request.call_id).await;
         let (_turn, admitted) = turn.map_or_else(|error| (None, Err(error)), |turn| (Some(turn), Ok(())));
+        if request.input_credit > 0 && self.is_inline() {
+            // Nor does the caller have to give anything before it knows that the stream has begun.
+            self.shared.slot.item_taken();
+            self.send_item_first().await;
+        }
         self.yield_items(request, credit, consumer, Runner::Main, admitted)
             .await;
     }
@@ -140,6 +145,9 @@ impl Engine {
                 Step::Item(item) => {
                     let message = Some(Message::Item(Bytes::from(item)));
                     let response = StreamResponse { call_id, message };
+                    if self.is_inline() {
+                        self.shared.slot.item_queued();
+                    }
                     if consumer.send(Ok(response)).await.is_err() {
                         self.close(place, &source);
                         return Ok(());
@@ -151,8 +159,7 @@ impl Engine {
                     return Err(error);
                 }
             }
-            // Lets the connection write the item, and read a reset, before Python computes the next one.
-            tokio::task::yield_now().await;
+            self.send_item_first().await;
         }
     }
 
