@@ -10,7 +10,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -148,6 +148,108 @@ fn a_reader_that_leaves_early_is_no_error() {
     let mut told = String::new();
     child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
     assert!(status.success() && told.is_empty(), "{status}: {told}");
+}
+
+/// Runs a command with this on its standard input.
+fn fed(home: &Home, args: &[&str], input: &str) -> support::Ran {
+    home.file("input", input);
+    let file = fs::File::open(home.dir().join("input")).unwrap();
+    support::finish(home.command(args).stdin(file))
+}
+
+#[test]
+fn a_function_reads_json_lines_from_standard_input_or_a_file() {
+    let home = Home::new();
+    let lines = "1\n\n 2\n3";
+    let ran = fed(&home, &["call", "builtins:sum", "--input", "-"], lines);
+    assert_eq!((&*ran.stdout, ran.code), ("6\n", 0), "{}", ran.stderr);
+    let ran = fed(&home, &["call", "builtins:sum", "10", "--input", "-"], "");
+    assert_eq!((&*ran.stdout, ran.code), ("10\n", 0), "{}", ran.stderr);
+    home.file("lines", "{\"$bytes\": \"AAH/\"}\n[\"ü\", null]\n");
+    let lines = format!("{}/lines", home.path());
+    let ran = home.run(&["call", "builtins:iter", "--stream", "--input", &lines]);
+    let expected = "{\"$bytes\":\"AAH/\"}\n[\"ü\",null]\n";
+    assert_eq!((&*ran.stdout, ran.code), (expected, 0), "{}", ran.stderr);
+    is_wrong_usage(
+        &["call", "builtins:sum", "--input", "/no/such/file"],
+        &["/no/such/file"],
+    );
+}
+
+#[test]
+fn a_line_that_is_no_item_is_named() {
+    let home = Home::new();
+    let call = ["call", "builtins:iter", "--stream", "--input", "-"];
+    let ran = fed(&home, &call, "1\n2\n{\"a\": [1, {\"$byte\": 1}]}\n4\n");
+    assert_eq!((&*ran.stdout, ran.code), ("1\n2\n", 2), "{}", ran.stderr);
+    for part in ["error: line 3 of standard input", "$bytes", "[\"a\"][1]"] {
+        assert!(ran.stderr.contains(part), "{part} is not in: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("Traceback"), "{}", ran.stderr);
+    let ran = fed(&home, &["call", "builtins:sum", "--input", "-"], "1\nTrue\n");
+    assert_eq!((&*ran.stdout, ran.code), ("", 2));
+    assert!(
+        ran.stderr.contains("line 2 of standard input: not JSON"),
+        "{}",
+        ran.stderr
+    );
+    // What Python has to say of the items is its own.
+    let ran = fed(&home, &["call", "builtins:sum", "--input", "-"], "1\n\"a\"\n");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("TypeError"), "{}", ran.stderr);
+}
+
+#[test]
+fn both_directions_go_item_by_item_until_either_side_leaves() {
+    let home = Home::new();
+    home.module(
+        "twice",
+        "def f(items):\n    for item in items:\n        yield 2 * item\n",
+    );
+    let call = [
+        "call",
+        "twice:f",
+        "--stream",
+        "--input",
+        "-",
+        "--path",
+        home.path(),
+    ];
+    let start = || {
+        let mut command = home.command(&call);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let answer = |child: &mut std::process::Child, number: u32| {
+        writeln!(child.stdin.as_mut().unwrap(), "{number}").unwrap();
+        let mut line = Vec::new();
+        let out = child.stdout.as_mut().unwrap();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            out.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        assert_eq!(line, format!("{}\n", 2 * number).into_bytes());
+    };
+    // The end of the input is the end.
+    let mut child = start();
+    (1..4).for_each(|number| answer(&mut child, number));
+    drop(child.stdin.take());
+    assert!(wait_for(&mut child, Duration::from_secs(60)).success());
+    // Ctrl-C, while the function waits for a line and the command reads one.
+    let mut child = start();
+    answer(&mut child, 1);
+    signal(child.id(), "INT");
+    assert_eq!(wait_for(&mut child, Duration::from_secs(60)).code(), Some(1));
+    // A reader that leaves.
+    let mut child = start();
+    answer(&mut child, 1);
+    drop(child.stdout.take());
+    writeln!(child.stdin.as_mut().unwrap(), "2").unwrap();
+    assert!(wait_for(&mut child, Duration::from_secs(60)).success());
 }
 
 #[test]

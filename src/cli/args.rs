@@ -9,6 +9,7 @@ use snakepit::{
 };
 
 use super::{
+    call::Source,
     config::{Chosen, ConfigArgs, ConfigCommand},
     failure::Failure,
     json,
@@ -67,6 +68,10 @@ pub(crate) struct CallArgs {
     /// Print what the function yields, one JSON value per line, as it arrives.
     #[arg(long)]
     pub(crate) stream: bool,
+    /// Stream items to the function, which gets an iterator over them as its first argument: JSON values, one a line, from
+    /// this file or from standard input (-).
+    #[arg(long, value_name = "FILE", conflicts_with = "reload")]
+    pub(crate) input: Option<Source>,
     /// Cancel the call when it takes longer, as in 5s or 250ms. Starting the worker is not counted.
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(crate) timeout: Option<Duration>,

@@ -1,10 +1,11 @@
 //! `snakepit call`: one call of a Python function.
 
+mod input;
 mod reload;
 
 use std::process::ExitCode;
 
-use snakepit::{CallError, Pool, RemoteErrorKind, Value, core::pool::Request};
+use snakepit::{CallError, Items, Pool, RemoteErrorKind, Request, Value};
 
 use super::{
     args::CallArgs,
@@ -14,10 +15,17 @@ use super::{
     output, session,
 };
 
+pub(crate) use input::Source;
+use input::{Complaint, Lines};
+
 /// Calls the function and prints what it answers.
 pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     check_function(args)?;
+    let input = match &args.input {
+        Some(source) => Some((source, source.open()?)),
+        None => None,
+    };
     let builder = args.pool.builder("call", &args.python)?;
     let runtime = session::small_runtime()?;
     if args.reload {
@@ -25,27 +33,46 @@ pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
         let work = async |pool: &Pool| reload::run(args, pool, watched).await;
         runtime.block_on(session::with_pool(builder, work))?;
     } else {
-        runtime.block_on(session::with_pool(builder, async |pool| make(args, pool).await))?;
+        let work = async move |pool: &Pool| match input {
+            Some((source, lines)) => feed(args, pool, source, lines).await,
+            None => make(args, pool).await,
+        };
+        runtime.block_on(session::with_pool(builder, work))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Makes the call once and prints what it answers.
 async fn make(args: &CallArgs, pool: &Pool) -> Result<(), Failure> {
+    let request = request(args, pool)?;
     if args.stream {
-        return stream(args, pool).await;
+        return print_all(request.stream().await, &Complaint::default()).await;
     }
-    let value: Value = request(args, pool)?.send().await.map_err(failure)?;
-    print(&value)
+    print(&request.send().await.map_err(failure)?)
 }
 
-async fn stream(args: &CallArgs, pool: &Pool) -> Result<(), Failure> {
-    let mut items = request(args, pool)?.stream::<Value>().await.map_err(failure)?;
+/// Makes the call with lines for input and prints what it answers.
+async fn feed(args: &CallArgs, pool: &Pool, source: &Source, lines: Lines) -> Result<(), Failure> {
+    let (items, complaint) = source.read(lines);
+    let request = request(args, pool)?.try_input(items);
+    if args.stream {
+        return print_all(request.stream().await, &complaint).await;
+    }
+    print(&request.send().await.map_err(|error| blame(error, &complaint))?)
+}
+
+async fn print_all(items: Result<Items<Value>, CallError>, complaint: &Complaint) -> Result<(), Failure> {
+    let mut items = items.map_err(|error| blame(error, complaint))?;
     while let Some(item) = items.next().await {
         // Leaving early, as when nobody reads any more, drops the stream: the producer is stopped.
-        print(&item.map_err(failure)?)?;
+        print(&item.map_err(|error| blame(error, complaint))?)?;
     }
     Ok(())
+}
+
+/// What made a call fail: a line that was no item, or the call itself.
+fn blame(error: CallError, complaint: &Complaint) -> Failure {
+    complaint.explains(&error).unwrap_or_else(|| failure(error))
 }
 
 fn request<'a>(args: &CallArgs, pool: &'a Pool) -> Result<Request<'a>, Failure> {
