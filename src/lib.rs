@@ -105,6 +105,7 @@ mod guide {
     page!(recycling, "recycling.md");
     page!(sessions, "sessions.md");
     page!(settings, "settings.md");
+    page!(streams, "streams.md");
     page!(supervision, "supervision.md");
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");

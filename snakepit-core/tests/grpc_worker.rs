@@ -6,6 +6,8 @@
 mod fake;
 #[path = "grpc_worker/host_calls.rs"]
 mod host_calls;
+#[path = "grpc_worker/inputs.rs"]
+mod inputs;
 
 use std::{
     sync::{Arc, atomic::Ordering},

@@ -56,7 +56,7 @@ pub(crate) enum Fault {
     Mute,
     /// The worker answers the first pings with an error, and then none.
     MuteAfterErrors,
-    /// The worker does not have the capability "host".
+    /// The worker does not have the capabilities "host" and "input".
     Hostless,
 }
 
@@ -383,7 +383,7 @@ impl WorkerControl for Served {
             capabilities: if self.0.has(Fault::Hostless) {
                 vec![]
             } else {
-                vec!["host".into()]
+                vec!["host".into(), "input".into()]
             },
             ..HandshakeResponse::default()
         }))
