@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class InputError(Exception):
     """The input of a call has no next item, and did not end.
 
-    Where the caller's stream failed, ``__cause__`` is an ``InputError`` with what led to it, and so on down the chain.
+    Where the caller's stream failed, ``__cause__`` is an ``InputError`` with what led to it, and so on
+    down the chain.
     """
 
     kind: Kind

@@ -111,9 +111,8 @@ class Input:
     """The items that the caller streams to a call.
 
     It is the first positional argument of the function. ``for`` waits for each item while other threads run,
-    ``async for`` while other tasks of the event loop run. It raises ``snakepit.InputError`` where the caller's
-    stream has failed. The caller's stream is dropped when the call is over, or when this is closed or collected
-    before.
+    ``async for`` while other tasks of the event loop run. It raises ``snakepit.InputError`` where the stream
+    of the caller has failed. The call's end drops that stream, as does closing or collecting this before.
     """
 
     def __iter__(self) -> Input: ...
@@ -124,10 +123,13 @@ class Input:
         """Leaves the input: the caller's stream is dropped, and there are no more items."""
 
     def _step(self, inbox: HostInbox) -> tuple[int | None, Any]:
-        """For an event loop: ``(None, item)``, or the number by which the inbox tells that there may be one."""
+        """For an event loop: ``(None, item)``, or the number by which the inbox tells that there may be one.
+
+        Raises ``StopAsyncIteration`` at the end.
+        """
 
 class HostInbox:
-    """Where an event loop finds which of its calls of host functions have an outcome, and which inputs an item."""
+    """Where an event loop finds which of its calls of the host, and which inputs, have something for it."""
 
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to take."""

@@ -36,12 +36,16 @@ class Feeder(Desk):
         encoded = [_native.encode(item) for item in items]
         pb = Worker.pb
         self.say(
-            pb.HostResponse(input=pb.InputItems(call_id=call_id, items=encoded, end=end or error, error=error))
+            pb.HostResponse(
+                input=pb.InputItems(call_id=call_id, items=encoded, end=end or error is not None, error=error)
+            )
         )
 
 
 @pytest.fixture(params=["one", "threads", "tasks"])
-def worker(request: pytest.FixtureRequest, inherited_worker: Callable[..., InheritedWorker]) -> InheritedWorker:
+def worker(
+    request: pytest.FixtureRequest, inherited_worker: Callable[..., InheritedWorker]
+) -> InheritedWorker:
     """Every form of running calls."""
     worker = inherited_worker(ready=False)
     worker.open_gate()
@@ -155,6 +159,7 @@ def test_an_item_that_cannot_be_decoded_is_told_with_its_place(worker: Worker, f
     kind, index, message, _ = worker.finish(call)
     assert (kind, index) == ("bad_item", 1)
     assert message.startswith("input[1][0] ")
+    assert feeder.granted(call.call_id) == 2
     assert feeder.left() == call.call_id
 
 
