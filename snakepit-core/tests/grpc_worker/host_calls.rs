@@ -120,7 +120,7 @@ impl Scene {
         let HostResponse { id, outcome } = self.answer().await;
         match outcome.unwrap() {
             Outcome::Error(error) => (id, error.kind(), error.message),
-            Outcome::Value(_) => panic!("it was answered"),
+            Outcome::Value(_) | Outcome::Input(_) => panic!("it was answered"),
         }
     }
 

@@ -33,19 +33,17 @@ const MESSAGE: usize = 64 << 10;
 /// The inputs that are open.
 #[derive(Debug)]
 pub(super) struct Inputs {
-    /// Unbounded because what it holds is bounded by what was granted.
-    answers: UnboundedSender<HostResponse>,
     /// Reads the streams.
     runtime: Handle,
     readers: Mutex<Readers>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Readers {
     /// By the ids of their calls.
     open: HashMap<u64, Reader>,
-    /// The worker asks for nothing any more.
-    ended: bool,
+    /// Unbounded because what it holds is bounded by what was granted. `None` once the worker asks for nothing any more.
+    answers: Option<UnboundedSender<HostResponse>>,
 }
 
 /// The task that reads one stream. Dropped, it drops the stream.
@@ -63,11 +61,11 @@ impl Drop for Reader {
 
 impl Inputs {
     pub(super) fn new(answers: UnboundedSender<HostResponse>, runtime: Handle) -> Self {
-        Self {
-            answers,
-            runtime,
-            readers: Mutex::default(),
-        }
+        let readers = Mutex::new(Readers {
+            open: HashMap::new(),
+            answers: Some(answers),
+        });
+        Self { runtime, readers }
     }
 
     fn lock(&self) -> MutexGuard<'_, Readers> {
@@ -78,9 +76,9 @@ impl Inputs {
     pub(super) fn open(self: &Arc<Self>, call_id: u64, input: Input) -> Feed {
         let mut readers = self.lock();
         // The call fails as well, and with it whoever waits for it.
-        if !readers.ended {
+        if let Some(answers) = readers.answers.clone() {
             let (grants, granted) = mpsc::unbounded_channel();
-            let work = read(call_id, input.into_items(), granted, self.answers.clone());
+            let work = read(call_id, input.into_items(), granted, answers);
             let task = self.runtime.spawn(work).abort_handle();
             readers.open.insert(call_id, Reader { grants, task });
         }
@@ -128,7 +126,7 @@ struct Ends(Arc<Inputs>);
 impl Drop for Ends {
     fn drop(&mut self) {
         let mut readers = self.0.lock();
-        readers.ended = true;
+        readers.answers = None;
         let open = mem::take(&mut readers.open);
         drop(readers);
         drop(open);
