@@ -1,6 +1,6 @@
 //! Items a second that a function reads, by the credit of its input: `cargo run --release --example input_figures`.
 //!
-//! The figures in docs/adr/0011-input-streams.md are from here.
+//! A credit of 1 is what each item costs without the ones ahead of it.
 
 use std::{error::Error, time::Duration};
 
