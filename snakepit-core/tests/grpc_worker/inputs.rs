@@ -13,7 +13,7 @@ use std::{
 use snakepit_core::{
     host::HostFunctions,
     rpc::codec,
-    worker::{Input, Worker, WorkerFactory as _},
+    worker::{Input, StartTurn, Worker, WorkerFactory as _},
 };
 use snakepit_proto::v1::{
     HostRequest, InputGrant, InputItems, host_request::Message, host_response::Outcome,
@@ -76,7 +76,7 @@ impl Numbers {
 
 async fn start(stage: &Arc<Stage>) -> Arc<dyn Worker> {
     let factory = stage.factory(|spec| spec.host_functions = HostFunctions::new());
-    factory.start(SLOT).await.unwrap()
+    factory.start(SLOT, StartTurn::now()).await.unwrap()
 }
 
 /// The worker's half of the stream, which the first input opens.

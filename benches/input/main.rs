@@ -1,4 +1,4 @@
-//! Items a second that a function reads, by the credit of its input: `cargo run --release --example input_figures`.
+//! Items a second that a function reads, by the credit of its input: `cargo bench --bench input`.
 //!
 //! A credit of 1 is what each item costs without the ones ahead of it.
 
@@ -20,14 +20,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for credit in [1, 2, 16, 64] {
             let plain = pool(Concurrency::One).start().await?;
             let asyncio = pool(Concurrency::Asyncio(8)).start().await?;
-            let read = rate(count, async || read(&plain, "count", size, count, credit).await).await?;
-            let read_async = rate(count, async || {
+            let by_for = rate(count, async || read(&plain, "count", size, count, credit).await).await?;
+            let by_async_for = rate(count, async || {
                 read(&asyncio, "count_async", size, count, credit).await
             })
             .await?;
-            let both = rate(count, async || both(&plain, size, count, credit).await).await?;
+            let back = rate(count, async || both(&plain, size, count, credit).await).await?;
             let yielded = rate(count, async || give(&plain, size, count, credit).await).await?;
-            println!("{size:>7} {credit:>7} {read:>12.0} {read_async:>18.0} {both:>15.0} {yielded:>13.0}");
+            println!(
+                "{size:>7} {credit:>7} {by_for:>12.0} {by_async_for:>18.0} {back:>15.0} {yielded:>13.0}"
+            );
             plain.shutdown().await;
             asyncio.shutdown().await;
         }
@@ -45,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn pool(concurrency: Concurrency) -> snakepit::PoolBuilder {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/input_figures");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/input");
     let builder = Pool::builder().workers(1).adapter("readers").path(path);
     builder.concurrency(concurrency).metrics(false).without_registry()
 }
