@@ -102,10 +102,12 @@ impl Sweep {
         self.outside(group)
     }
 
-    /// Sends a signal to every descendant inside the process group `group`.
+    /// Sends a signal to every descendant inside the process group `group`, children before parents: the child of one that
+    /// has died of it would have another parent than it was seen with.
     pub(crate) fn signal_members(&mut self, root: Pid, group: Pid, signal: i32) {
         self.seen.walk(root, &|_| false);
-        for entry in self.seen.as_slice().iter().filter(|entry| entry.group == group) {
+        let members = self.seen.as_slice().iter().filter(|entry| entry.group == group);
+        for entry in members.rev() {
             entry.signal(root, signal);
         }
     }
