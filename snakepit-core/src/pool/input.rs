@@ -8,7 +8,11 @@ use snakepit_proto::v1::CallRequest;
 use tokio_stream::Stream;
 
 use super::{
-    attempt::Attempt, error::CallError, request::Request, settle::Underway, stream::Items,
+    attempt::Attempt,
+    error::CallError,
+    request::Request,
+    settle::{Begun, Underway},
+    stream::Items,
     unary::is_shutting_down,
 };
 use crate::{
@@ -165,7 +169,7 @@ impl<'a> InputRequest<'a> {
     }
 
     /// Has a worker begin the call.
-    async fn begin<T: Send + 'static>(
+    async fn begin<T: Begun>(
         self,
         call: impl FnOnce(&dyn WorkerClient, CallRequest) -> BoxFuture<Result<T, TransportError>>,
     ) -> Result<(Attempt, Underway<T>), CallError> {

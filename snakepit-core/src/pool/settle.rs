@@ -91,15 +91,37 @@ struct Held<W> {
     feed: Option<Feed>,
 }
 
+/// What the work of a call resolves to first.
+pub(super) trait Begun: Send + 'static {
+    /// Resolves when the call is over.
+    fn read_out(self) -> impl Future<Output = Result<(), TransportError>> + Send + 'static;
+}
+
+impl Begun for CallResponse {
+    async fn read_out(self) -> Result<(), TransportError> {
+        Ok(())
+    }
+}
+
+impl Begun for ItemStream {
+    /// Items that are under way are read and thrown away: the stream's end is the producer's.
+    async fn read_out(mut self) -> Result<(), TransportError> {
+        while let Some(item) = self.items.recv().await {
+            item?;
+        }
+        Ok(())
+    }
+}
+
 /// A call in a worker. Dropped before it is finished, it is settled in the background.
-pub(super) struct Underway<T: Send + 'static> {
+pub(super) struct Underway<T: Begun> {
     settler: Settler,
     /// `None` once finished.
     held: Option<Held<BoxFuture<Result<T, TransportError>>>>,
     call_id: u64,
 }
 
-impl<T: Send + 'static> Underway<T> {
+impl<T: Begun> Underway<T> {
     pub(super) fn new(
         settler: Settler,
         lease: Lease,
@@ -134,7 +156,7 @@ impl<T: Send + 'static> Underway<T> {
     pub(super) fn abandon(&mut self) -> Cancelled {
         match self.held.take() {
             Some(Held { lease, work, .. }) => {
-                let end = Box::pin(async move { work.await.map(drop) });
+                let end = Box::pin(async move { work.await?.read_out().await });
                 self.settler.spawn(lease, self.call_id, end)
             }
             None => Cancelled::over(CancelOutcome::NeverBegan),
@@ -196,7 +218,7 @@ impl Underway<CallResponse> {
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for Underway<T> {
+impl<T: Begun> fmt::Debug for Underway<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Underway")
             .field("call_id", &self.call_id)
@@ -204,7 +226,7 @@ impl<T: Send + 'static> fmt::Debug for Underway<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Underway<T> {
+impl<T: Begun> Drop for Underway<T> {
     fn drop(&mut self) {
         self.abandon();
     }
@@ -235,14 +257,8 @@ impl StreamUnderway {
 
     /// Cancels what is left of the stream, in the background.
     pub(super) fn abandon(&mut self) -> Cancelled {
-        if let Some(Held { lease, mut work, .. }) = self.held.take() {
-            // Items that were under way are read and thrown away: the stream's end is the producer's.
-            let end = async move {
-                while let Some(item) = work.items.recv().await {
-                    item?;
-                }
-                Ok(())
-            };
+        if let Some(Held { lease, work, .. }) = self.held.take() {
+            let end = work.read_out();
             self.settler.spawn(lease, self.call_id, Box::pin(end))
         } else {
             Cancelled::over(CancelOutcome::Stopped)
