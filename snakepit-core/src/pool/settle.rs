@@ -104,9 +104,11 @@ impl Begun for CallResponse {
 }
 
 impl Begun for ItemStream {
-    /// Items that are under way are read and thrown away: the stream's end is the producer's.
-    async fn read_out(mut self) -> Result<(), TransportError> {
-        while let Some(item) = self.items.recv().await {
+    /// Grants nothing more; items that are under way are read and thrown away: the stream's end is the producer's.
+    async fn read_out(self) -> Result<(), TransportError> {
+        let Self { mut items, credit } = self;
+        drop(credit);
+        while let Some(item) = items.recv().await {
             item?;
         }
         Ok(())
