@@ -56,8 +56,6 @@ pub(super) struct State {
     history: RestartHistory,
     /// Restarts in the present series.
     series: u32,
-    /// The last pause of the series.
-    last_pause: Duration,
     restarts: u64,
     jitter: Jitter,
 }
@@ -72,7 +70,6 @@ impl State {
             drain: None,
             history: RestartHistory::default(),
             series: 0,
-            last_pause: Duration::ZERO,
             restarts: 0,
             jitter: Jitter::new(seed),
         }
@@ -168,9 +165,8 @@ impl State {
 
     /// A worker that was ready for long enough ends the series of restarts.
     fn pardon(&mut self, ready_for: Duration) {
-        if ready_for >= self.rules.intensity.period.max(self.last_pause) {
+        if ready_for >= self.rules.intensity.period {
             self.series = 0;
-            self.last_pause = Duration::ZERO;
         }
     }
 
@@ -190,7 +186,6 @@ impl State {
         self.series = self.series.saturating_add(1);
         self.restarts += 1;
         let pause = self.rules.backoff.pause(self.series, self.jitter.next());
-        self.last_pause = pause;
         if pause.is_zero() {
             return self.start();
         }

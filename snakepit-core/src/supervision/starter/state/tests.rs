@@ -417,6 +417,28 @@ fn readiness_for_long_enough_ends_the_series() {
     }
 }
 
+/// A pool whose workers are ended by some call every few seconds keeps its slots: a long pause asks for no long life.
+#[test]
+fn a_series_ends_with_the_period_also_after_a_long_pause() {
+    let (mut state, _) = after(&[Event::Begin]);
+    let mut now = Instant::now();
+    for _ in 0..12 {
+        // Seldom enough for the intensity.
+        now += Duration::from_secs(10);
+        state.on(Event::StartFailed, now).unwrap();
+        if let Phase::Pausing { until } = state.phase() {
+            now = until;
+            state.on(Event::PauseOver, now).unwrap();
+        }
+    }
+    state.on(Event::Ready, now).unwrap();
+    now += Duration::from_secs(5);
+    state.on(CRASH, now).unwrap();
+    state.on(Event::ResourcesEnded, now).unwrap();
+    state.on(Event::WorkerEnded, now).unwrap();
+    assert_eq!(state.phase(), Phase::Starting);
+}
+
 /// What really exists, kept beside the rules from their effects alone.
 #[derive(Debug, Default)]
 struct World {
