@@ -101,9 +101,15 @@ impl Victim {
                 {
                     stop(one)?;
                 }
-                let began = kill_each(&crowd.children_of(guardian))?;
-                let (host, gone) = (role.pid(), crowd);
-                let crowd = gone.only(|one| ![host, guardian].contains(&one.pidfd.pid()));
+                // The one made ahead has no worker yet, and is killed by nobody here.
+                let (keepers, ahead): (Vec<_>, Vec<_>) = crowd
+                    .children_of(guardian)
+                    .into_iter()
+                    .partition(|keeper| !crowd.children_of(keeper.pidfd.pid()).is_empty());
+                let began = kill_each(&keepers)?;
+                let mut stay = vec![role.pid(), guardian];
+                stay.extend(ahead.iter().map(|keeper| keeper.pidfd.pid()));
+                let crowd = crowd.only(|one| !stay.contains(&one.pidfd.pid()));
                 (began, crowd)
             }
         };
