@@ -12,6 +12,14 @@ pub enum Backend {
     Port,
     /// A guardian process owns the workers, and the kernel ends them with it. Feature `backend-exec`.
     Exec,
+    /// Workers are forked from one interpreter that has imported everything, which the exec backend starts when it is compiled
+    /// in, else the port backend. Feature `backend-zygote`.
+    Zygote,
+    /// As [`Zygote`](Self::Zygote), with an interpreter that the port backend starts. Feature `backend-zygote`.
+    ZygotePort,
+    /// As [`Zygote`](Self::Zygote), with an interpreter that the exec backend starts. Features `backend-zygote` and
+    /// `backend-exec`.
+    ZygoteExec,
 }
 
 /// A backend that cannot be used.
@@ -47,13 +55,21 @@ fn names(backends: impl IntoIterator<Item = Backend>) -> String {
 
 impl Backend {
     /// Every backend there is.
-    pub const ALL: [Self; 2] = [Self::Port, Self::Exec];
+    pub const ALL: [Self; 5] = [
+        Self::Port,
+        Self::Exec,
+        Self::Zygote,
+        Self::ZygotePort,
+        Self::ZygoteExec,
+    ];
 
     /// The backends that are compiled in; the first is the default.
     pub fn compiled_in() -> impl Iterator<Item = Self> {
         let compiled_in = |backend: &Self| match backend {
             Self::Port => cfg!(feature = "backend-port"),
             Self::Exec => cfg!(feature = "backend-exec"),
+            Self::Zygote | Self::ZygotePort => cfg!(feature = "backend-zygote"),
+            Self::ZygoteExec => cfg!(feature = "backend-zygote") && cfg!(feature = "backend-exec"),
         };
         Self::ALL.into_iter().filter(compiled_in)
     }
@@ -63,6 +79,9 @@ impl Backend {
         match self {
             Self::Port => "port",
             Self::Exec => "exec",
+            Self::Zygote => "zygote",
+            Self::ZygotePort => "zygote+port",
+            Self::ZygoteExec => "zygote+exec",
         }
     }
 
@@ -71,15 +90,42 @@ impl Backend {
         match self {
             Self::Port => "backend-port",
             Self::Exec => "backend-exec",
+            Self::ZygoteExec if cfg!(feature = "backend-zygote") => "backend-exec",
+            Self::Zygote | Self::ZygotePort | Self::ZygoteExec => "backend-zygote",
         }
     }
 
-    /// Its launcher. All pools of the host that use the exec backend at a time share one guardian.
+    /// Whether the workers are forked from a template.
+    pub const fn is_zygote(self) -> bool {
+        matches!(self, Self::Zygote | Self::ZygotePort | Self::ZygoteExec)
+    }
+
+    /// What starts processes for it: workers, or the template that they are forked from.
+    const fn below(self) -> Self {
+        match self {
+            Self::Port | Self::ZygotePort => Self::Port,
+            Self::Exec | Self::ZygoteExec => Self::Exec,
+            Self::Zygote if cfg!(feature = "backend-exec") => Self::Exec,
+            Self::Zygote => Self::Port,
+        }
+    }
+
+    /// Whether it is, or rests on, the exec backend.
+    pub(crate) fn has_guardian(self) -> bool {
+        self.below() == Self::Exec
+    }
+
+    /// Its launcher; of the zygote backend that of its template, around which a pool puts a
+    /// `ZygoteLauncher` when it knows what is to be imported. The pools of one tokio runtime that use the exec backend at a
+    /// time share one guardian.
     ///
     /// # Errors
     /// When it is not compiled in.
     pub fn launcher(self) -> Result<Arc<dyn Launcher>, BackendError> {
-        match self {
+        if Self::compiled_in().all(|there| there != self) {
+            return Err(BackendError::Absent { backend: self });
+        }
+        match self.below() {
             #[cfg(feature = "backend-port")]
             Self::Port => Ok(Arc::new(snakepit_backend_port::PortLauncher::new())),
             #[cfg(not(feature = "backend-port"))]
@@ -88,21 +134,35 @@ impl Backend {
             Self::Exec => Ok(shared_exec()),
             #[cfg(not(feature = "backend-exec"))]
             Self::Exec => Err(BackendError::Absent { backend: self }),
+            Self::Zygote | Self::ZygotePort | Self::ZygoteExec => {
+                unreachable!("what a template is started by is no template")
+            }
         }
     }
 }
 
-/// The launcher that pools of this host share for as long as one of them uses it; its guardian leaves with the last.
+/// The launcher that the pools of one tokio runtime share for as long as one of them uses it; its guardian leaves with the
+/// last. Not those of another runtime: what looks after the guardian goes with the runtime that it began on.
 #[cfg(feature = "backend-exec")]
 fn shared_exec() -> Arc<snakepit_backend_exec::ExecLauncher> {
-    use std::sync::{Mutex, PoisonError, Weak};
+    use std::{
+        collections::HashMap,
+        sync::{Mutex, PoisonError, Weak},
+    };
 
-    static SHARED: Mutex<Weak<snakepit_backend_exec::ExecLauncher>> = Mutex::new(Weak::new());
+    use snakepit_backend_exec::ExecLauncher;
+    use tokio::runtime::{Handle, Id};
+
+    static SHARED: Mutex<Option<HashMap<Option<Id>, Weak<ExecLauncher>>>> = Mutex::new(None);
+    let runtime = Handle::try_current().ok().map(|handle| handle.id());
     // Each use leaves it whole.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
+    let shared = shared.get_or_insert_default();
+    shared.retain(|_, launcher| launcher.strong_count() > 0);
+    let place = shared.entry(runtime).or_default();
+    place.upgrade().unwrap_or_else(|| {
         let launcher = Arc::default();
-        *shared = Arc::downgrade(&launcher);
+        *place = Arc::downgrade(&launcher);
         launcher
     })
 }
@@ -134,7 +194,10 @@ mod tests {
     fn a_name_that_is_none_lists_those_that_are() {
         assert_eq!("port".parse(), Ok(Backend::Port));
         let error = "ports".parse::<Backend>().unwrap_err().to_string();
-        assert_eq!(error, "there is no backend `ports`; there are: port, exec");
+        assert_eq!(
+            error,
+            "there is no backend `ports`; there are: port, exec, zygote, zygote+port, zygote+exec"
+        );
     }
 
     #[test]
@@ -155,5 +218,15 @@ mod tests {
         let gone = Arc::downgrade(&first);
         drop(first);
         assert!(gone.upgrade().is_none());
+    }
+
+    #[cfg(feature = "backend-exec")]
+    #[test]
+    fn pools_of_another_runtime_have_a_guardian_of_their_own() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let launchers = [&first, &first, &second].map(|runtime| runtime.block_on(async { shared_exec() }));
+        assert!(Arc::ptr_eq(&launchers[0], &launchers[1]));
+        assert!(!Arc::ptr_eq(&launchers[0], &launchers[2]));
     }
 }

@@ -62,6 +62,8 @@ pub struct PoolBuilder {
     pub(crate) channel: ChannelSpec,
     pub(crate) backend: Option<Backend>,
     pub(crate) launcher: Option<Arc<dyn Launcher>>,
+    pub(crate) template_launcher: Option<Arc<dyn Launcher>>,
+    pub(crate) preload: Vec<String>,
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
     #[cfg(feature = "registry")]
     pub(crate) registry: Option<snakepit_registry::Settings>,
@@ -99,6 +101,8 @@ impl PoolBuilder {
             channel: ChannelSpec::default(),
             backend: None,
             launcher: None,
+            template_launcher: None,
+            preload: Vec::new(),
             ledger: None,
             #[cfg(feature = "registry")]
             registry: Some(snakepit_registry::Settings::new()),
@@ -318,6 +322,23 @@ impl PoolBuilder {
             launcher: Some(launcher),
             ..self
         }
+    }
+
+    /// What starts the template of the [zygote backend](Backend::Zygote): a backend of your own, or a provided one with other
+    /// settings than its defaults. Default: as the backend's name says. Any other backend refuses it.
+    pub fn template_launcher(self, launcher: Arc<dyn Launcher>) -> Self {
+        let template_launcher = Some(launcher);
+        Self {
+            template_launcher,
+            ..self
+        }
+    }
+
+    /// Adds a module that the template of the [zygote backend](Backend::Zygote) imports, besides the adapters: what is imported
+    /// there is in memory once, and costs a worker's start nothing. Default none. Any other backend refuses it.
+    pub fn preload(mut self, module: impl Into<String>) -> Self {
+        self.preload.push(module.into());
+        self
     }
 
     /// The registry that records what the pool starts, so that the next start can end what is left should this program
@@ -593,6 +614,7 @@ impl PoolBuilder {
             wrong.push("concurrency is zero: no call could ever run".to_owned());
         }
         wrong.extend(self.host_functions.problems().iter().cloned());
+        wrong.extend(self.template_problems());
         self.environment.check(&mut wrong);
         if self.pool.max_rss.is_some() && !self.metrics && self.resources.is_empty() {
             wrong.push("max_rss is set, and nothing measures memory: metrics are switched off".to_owned());

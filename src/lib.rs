@@ -28,17 +28,21 @@
 //! - `backend-port` (default): workers are direct children whose standard input is the channel.
 //! - `backend-exec`: a guardian process owns the workers, in PID namespaces or cgroups where there are any: nothing is left
 //!   when the host is killed, whatever program they are. See `backend_exec`.
+//! - `backend-zygote`: workers are forked from one interpreter that has imported everything, in a millisecond or two each and
+//!   with what was imported in memory once. One of the other backends starts that. See `backend_zygote`.
 //! - `registry` (default): what a pool starts is recorded on disk, and what a killed host has left is ended by the next
 //!   start; see [`registry`].
 //! - `config` (default, `cli` needs it): pools from a file, `snakepit.toml`; see [`config`].
 //! - `cli` (default): the `snakepit` command.
 //!
-//! With both backends compiled in `port` is the default, and [`PoolBuilder::backend`] chooses.
+//! With several backends compiled in `port` is the default, and [`PoolBuilder::backend`] chooses.
 
 #[cfg(feature = "backend-exec")]
 pub use snakepit_backend_exec as backend_exec;
 #[cfg(feature = "backend-port")]
 pub use snakepit_backend_port as backend_port;
+#[cfg(feature = "backend-zygote")]
+pub use snakepit_backend_zygote as backend_zygote;
 pub use snakepit_core as core;
 pub use snakepit_core::{
     event::{Event, EventKind},
@@ -110,4 +114,6 @@ mod guide {
     page!(testing, "testing.md");
     page!(what_survives_what, "what-survives-what.md");
     page!(write_a_backend, "write-a-backend.md");
+    #[cfg(feature = "backend-zygote")]
+    page!(zygote_backend, "zygote-backend.md");
 }

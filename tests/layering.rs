@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, process::Command};
 use serde_json::Value;
 
 /// Who may depend on whom, tests and benchmarks aside. A new edge needs an ADR.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("snakepit-proto", &[]),
     ("snakepit-core", &["snakepit-proto"]),
     ("snakepit-backend-port", &["snakepit-core"]),
     ("snakepit-backend-exec", &["snakepit-core"]),
+    ("snakepit-backend-zygote", &["snakepit-core"]),
     ("snakepit-registry", &["snakepit-core"]),
     ("snakepit-python", &["snakepit-proto"]),
     (
@@ -18,6 +19,7 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "snakepit-core",
             "snakepit-backend-port",
             "snakepit-backend-exec",
+            "snakepit-backend-zygote",
             "snakepit-registry",
             "snakepit-python",
         ],

@@ -42,4 +42,7 @@ pub mod env {
     pub const HOST: &str = "SNAKEPIT_HOST";
     /// The application the host belongs to and where its records are, as `NAME@STATE_DIRECTORY`.
     pub const APP: &str = "SNAKEPIT_APP";
+    /// Only in the environment that a template of the zygote backend is started with: room in which each process forked from
+    /// it writes its own [`WORKER_ID`], where `/proc/PID/environ` shows it.
+    pub const ROOM: &str = "SNAKEPIT_ROOM";
 }

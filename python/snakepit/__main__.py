@@ -25,6 +25,11 @@ environment:
 
 def main(arguments: list[str]) -> int:
     """Runs the worker; returns only when there is nothing to serve."""
+    if arguments == ["--template"]:
+        from snakepit import _template
+
+        forked = _template.main()
+        return forked if isinstance(forked, int) else main(forked)
     adapters: list[str] = []
     paths: list[str] = []
     concurrency = {"--threads": 0, "--asyncio": 0}

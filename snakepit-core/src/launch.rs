@@ -24,7 +24,8 @@ use std::{
 use async_trait::async_trait;
 pub use child::ChildProcess;
 pub use limits::{LaunchLimits, ResourceLimit};
-pub use prepare::{check_cwd, environment, host_identity, resolve_program};
+pub use output::{StderrTail, drain};
+pub use prepare::{NUMERIC_THREADS, check_cwd, environment, host_identity, resolve_program};
 /// The variables by which a launcher tells a process its run, its worker and its channel.
 pub use snakepit_proto::env;
 
@@ -35,6 +36,7 @@ use crate::{
 
 mod child;
 mod limits;
+mod output;
 mod prepare;
 
 /// How host and worker reach each other.
@@ -119,6 +121,19 @@ pub trait Launcher: Send + Sync + fmt::Debug {
     fn holds(&self) -> bool {
         false
     }
+
+    /// A launcher like this one that begins anew with what this one has prepared from files, as a process that others are
+    /// forked from. `None`, the default, is one that prepares nothing.
+    fn renewed(&self) -> Option<Arc<dyn Launcher>> {
+        None
+    }
+
+    /// Ends what it keeps running for further launches; what it has launched is not touched. A launch afterwards starts it
+    /// again. By default there is nothing.
+    ///
+    /// # Cancel safety
+    /// The ending goes on when the future is dropped.
+    async fn close(&self) {}
 
     /// Creates the process, held at its gate.
     ///

@@ -322,6 +322,7 @@ impl Pool {
     async fn stop(&self) {
         self.shared.dispatch.stop();
         self.shared.supervisor.shutdown().await;
+        self.shared.restarter.close().await;
         if !self.shared.stopped.swap(true, Ordering::Relaxed) {
             self.shared.events.emit(EventKind::PoolStopped);
         }
@@ -341,7 +342,11 @@ impl Drop for Shared {
             self.restarter.replacer().stop();
             self.dispatch.stop();
             let supervisor = Arc::clone(&self.supervisor);
-            self.runtime.spawn(async move { supervisor.shutdown().await });
+            let restarter = Arc::clone(&self.restarter);
+            self.runtime.spawn(async move {
+                supervisor.shutdown().await;
+                restarter.close().await;
+            });
         }
     }
 }

@@ -125,4 +125,16 @@ pub trait WorkerFactory: Send + Sync + fmt::Debug {
     async fn settle(&self, slot: SlotId) {
         let _ = slot;
     }
+
+    /// A factory of the same workers that begins anew with what this one has prepared from files. A restart takes its workers
+    /// from it. `None`, the default, is one that prepares nothing.
+    fn renewed(&self) -> Option<Arc<dyn WorkerFactory>> {
+        None
+    }
+
+    /// Ends what it keeps running for further starts, when no worker is left. By default there is nothing.
+    ///
+    /// # Cancel safety
+    /// The ending goes on when the future is dropped.
+    async fn close(&self) {}
 }

@@ -14,10 +14,64 @@ use crate::{Backend, BackendError, PythonEnv, python_env::THREADS, record::Recor
 
 impl PoolBuilder {
     pub(super) fn launcher_of_workers(&self) -> Result<Arc<dyn Launcher>, BackendError> {
-        match &self.launcher {
-            Some(launcher) => Ok(Arc::clone(launcher)),
-            None => default_backend(self.backend).launcher(),
+        match (&self.launcher, &self.template_launcher) {
+            (Some(launcher), _) | (None, Some(launcher)) => Ok(Arc::clone(launcher)),
+            (None, None) => default_backend(self.backend).launcher(),
         }
+    }
+
+    /// Whether the workers are forked from a template.
+    fn is_zygote(&self) -> bool {
+        self.launcher.is_none() && self.backend.is_some_and(Backend::is_zygote)
+    }
+
+    /// What is wrong with the settings of a template.
+    pub(super) fn template_problems(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.is_zygote() {
+            if self.program.is_some() {
+                wrong.push(
+                    "program runs another program than Python, and the zygote backend forks Python workers only"
+                        .to_owned(),
+                );
+            }
+            return wrong;
+        }
+        let settings = [
+            ("preload", !self.preload.is_empty()),
+            ("template_launcher", self.template_launcher.is_some()),
+        ];
+        for (name, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
+            wrong.push(format!(
+                "{name} belongs to the zygote backend: choose that, or leave it unset"
+            ));
+        }
+        wrong
+    }
+
+    /// Puts the template between the workers and what would start them.
+    #[cfg(feature = "backend-zygote")]
+    fn fork(&self, spec: &mut GrpcWorkerSpec) {
+        use snakepit_backend_zygote::{ZygoteLauncher, ZygoteSettings};
+
+        let modules = self.preload.iter().chain(&self.adapters).cloned();
+        let settings = ZygoteSettings::new(&spec.program, spec.args.iter().cloned())
+            .with_env(spec.env.iter().cloned())
+            .with_env_remove(spec.env_remove.iter().cloned())
+            .with_paths(spec.paths.iter().cloned())
+            .with_modules(modules)
+            .with_limits(spec.limits.clone());
+        let settings = match &spec.cwd {
+            Some(cwd) => settings.with_cwd(cwd),
+            None => settings,
+        };
+        let launcher = ZygoteLauncher::new(Arc::clone(&spec.launcher), settings);
+        spec.launcher = Arc::new(launcher.with_ledger(Arc::clone(&spec.ledger)));
+    }
+
+    #[cfg(not(feature = "backend-zygote"))]
+    fn fork(&self, _: &mut GrpcWorkerSpec) {
+        unreachable!("a backend that is not compiled in has been refused");
     }
 
     /// How the workers are started, and the Python that they run on.
@@ -60,6 +114,9 @@ impl PoolBuilder {
         spec.start_deadline = self.start_deadline;
         spec.heartbeat = self.heartbeat;
         spec.log_level = self.log_level;
+        if self.is_zygote() {
+            self.fork(&mut spec);
+        }
         Ok((spec, python))
     }
 

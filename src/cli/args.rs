@@ -114,9 +114,6 @@ pub(crate) struct BenchArgs {
     /// How long to measure, in seconds or as in 500ms.
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     pub(crate) duration: Duration,
-    /// Import this module in each worker before it is ready, as an adapter would; may be repeated.
-    #[arg(long, value_name = "MODULE")]
-    pub(crate) preload: Vec<String>,
     /// Print the figures as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -180,6 +177,10 @@ pub(crate) struct PoolArgs {
     /// Import this module before the worker is ready; its functions go by their bare names. May be repeated.
     #[arg(long = "adapter", value_name = "MODULE")]
     adapters: Vec<String>,
+    /// Import this module into the interpreter that workers of the zygote backend are forked from, besides the adapters. May
+    /// be repeated.
+    #[arg(long = "preload", value_name = "MODULE")]
+    preload: Vec<String>,
     /// Run up to N calls at the same time in each worker, each on a thread of its own.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "asyncio")]
     threads: Option<u32>,
@@ -205,6 +206,7 @@ impl PoolArgs {
             None => (builder.workers(1).metrics(false), Some(PythonEnv::builder())),
         };
         let builder = self.adapters.iter().fold(builder, PoolBuilder::adapter);
+        let builder = self.preload.iter().fold(builder, PoolBuilder::preload);
         let builder = match self.workers {
             Some(workers) => builder.workers(workers),
             None => builder,
@@ -234,7 +236,8 @@ impl PoolArgs {
 /// What starts the workers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BackendArgs {
-    /// Backend that starts the workers: port or exec [default: the first that is compiled in].
+    /// Backend that starts the workers: port, exec or zygote, or zygote+port and zygote+exec, which say what starts the
+    /// interpreter that workers are forked from [default: the first that is compiled in].
     #[arg(long, value_name = "NAME", value_parser = backend)]
     backend: Option<Backend>,
     /// How firmly the exec backend holds what it starts: namespace, shared-namespace, cgroup or subreaper [default: the
@@ -260,16 +263,23 @@ impl BackendArgs {
     pub(crate) fn apply(&self, builder: PoolBuilder) -> Result<PoolBuilder, Failure> {
         #[cfg(feature = "backend-exec")]
         if let Some(Containment { level, shared }) = self.containment {
-            if self.backend.is_some_and(|backend| backend != Backend::Exec) {
-                let message =
-                    "--containment belongs to the exec backend: choose --backend exec, or leave it out";
-                return Err(Failure::Usage(message.to_owned()));
-            }
+            let is_zygote = match self.backend {
+                None | Some(Backend::Exec) => false,
+                Some(Backend::Zygote | Backend::ZygoteExec) => true,
+                Some(_) => {
+                    let message = "--containment belongs to the exec backend: choose --backend exec or zygote+exec, or \
+                                   leave it out";
+                    return Err(Failure::Usage(message.to_owned()));
+                }
+            };
             let settings = snakepit::backend_exec::ExecSettings::default()
                 .with_containment(level)
                 .with_shared_namespace(shared);
-            let launcher = snakepit::backend_exec::ExecLauncher::new(settings);
-            return Ok(builder.launcher(std::sync::Arc::new(launcher)));
+            let launcher = std::sync::Arc::new(snakepit::backend_exec::ExecLauncher::new(settings));
+            return Ok(match self.backend.filter(|_| is_zygote) {
+                Some(backend) => builder.backend(backend).template_launcher(launcher),
+                None => builder.launcher(launcher),
+            });
         }
         Ok(match self.backend {
             Some(backend) => builder.backend(backend),

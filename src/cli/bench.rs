@@ -31,10 +31,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 pub(crate) fn run(args: &BenchArgs, verbose: u8) -> Result<ExitCode, Failure> {
     logging::start(Show::Workers, verbose);
     let builder = args.pool.builder("bench", &args.python)?;
-    let builder = args
-        .preload
-        .iter()
-        .fold(builder, |builder, module| builder.adapter(module));
     let backend = builder.backend_name().unwrap_or_default().to_owned();
     let (threads, asyncio) = match builder.worker_concurrency() {
         Concurrency::Threads(threads) => (Some(threads), None),

@@ -90,7 +90,7 @@ impl Draft {
     pub(super) fn contradictions(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if self.exec != ExecDraft::default()
-            && let Some(other) = self.builder.backend.filter(|backend| *backend != Backend::Exec)
+            && let Some(other) = self.builder.backend.filter(|backend| !backend.has_guardian())
         {
             wrong.push(format!(
                 "the settings below exec belong to the exec backend, and backend is {other}"
@@ -160,8 +160,12 @@ impl ExecDraft {
     }
 
     fn apply(self, builder: PoolBuilder) -> PoolBuilder {
-        let launcher = snakepit_backend_exec::ExecLauncher::new(self.settings());
-        builder.launcher(std::sync::Arc::new(launcher))
+        let launcher = std::sync::Arc::new(snakepit_backend_exec::ExecLauncher::new(self.settings()));
+        if builder.backend.is_some_and(Backend::is_zygote) {
+            builder.template_launcher(launcher)
+        } else {
+            builder.launcher(launcher)
+        }
     }
 }
 

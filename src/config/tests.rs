@@ -219,7 +219,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ),
         (
             "backend = \"ports\"",
-            "2:11: pool.p.backend: expected \"port\" or \"exec\", found the text \"ports\"",
+            "2:11: pool.p.backend: expected \"port\", \"exec\", \"zygote\", \"zygote+port\" or \"zygote+exec\", found the text \"ports\"",
         ),
         (
             "affinity = \"0-3\"",

@@ -2,19 +2,12 @@
 
 use std::{env, ffi::OsString, num::NonZeroUsize, path::PathBuf, thread};
 
+use snakepit_core::launch::NUMERIC_THREADS;
+
 use super::PythonEnv;
 
 /// The variable that the others fall back on: a user who sets it has decided for all.
-pub(crate) const THREADS: &str = "OMP_NUM_THREADS";
-/// Each numeric library has its own name for the number of threads it starts.
-const THREAD_VARIABLES: [&str; 5] = [
-    THREADS,
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-];
-
+pub(crate) const THREADS: &str = NUMERIC_THREADS[0];
 /// How a worker is started: what a launcher needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,7 +24,7 @@ impl PythonCommand {
     /// Leaves the number of threads to variables that are set elsewhere.
     pub(crate) fn without_thread_limits(mut self) -> Self {
         self.env
-            .retain(|(name, _)| !THREAD_VARIABLES.iter().any(|limit| name == limit));
+            .retain(|(name, _)| !NUMERIC_THREADS.iter().any(|limit| name == limit));
         self
     }
 }
@@ -53,7 +46,7 @@ pub(super) fn worker_command(
     if var(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = (cores / workers).max(1).to_string();
-        for name in THREAD_VARIABLES {
+        for name in NUMERIC_THREADS {
             if var(name).is_none() {
                 env.push((name.into(), threads.clone().into()));
             }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 use std::{
     fmt, fs, io,
+    num::NonZeroUsize,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -15,8 +16,12 @@ use std::{
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use snakepit::core::process::ContainmentLevel;
-use snakepit::{Backend, Pool, PoolBuilder, core::launch::Launcher};
+use snakepit::{
+    Backend, Pool, PoolBuilder, PythonEnv,
+    core::{launch::Launcher, ledger::Ledger},
+};
 use snakepit_backend_exec::{ExecLauncher, ExecSettings};
+use snakepit_backend_zygote::{ZygoteLauncher, ZygoteSettings};
 use snakepit_registry::{Policy, Settings};
 
 use crate::{common::fixtures, orders::Orders, round};
@@ -25,6 +30,8 @@ use crate::{common::fixtures, orders::Orders, round};
 const BACKENDS: &[(&str, &[&str])] = &[
     ("port", &["none"]),
     ("exec", &["subreaper", "cgroup", "namespace", "shared"]),
+    ("zygote+port", &["none"]),
+    ("zygote+exec", &["namespace"]),
 ];
 
 /// The application of all hosts. Those with the same state directory know each other.
@@ -157,6 +164,13 @@ fn survey() -> Vec<Contender> {
             }));
         }
     }
+    if let Ok(only) = std::env::var("SNAKEPIT_CHAOS_ONLY") {
+        all.retain(|contender| contender.to_string().contains(&only));
+        assert!(
+            !all.is_empty(),
+            "SNAKEPIT_CHAOS_ONLY is `{only}`, which is in the name of none"
+        );
+    }
     all.retain(|contender| match round::trial(contender) {
         Ok(()) => true,
         Err(why) => {
@@ -220,7 +234,17 @@ fn can_be_nobody() -> bool {
 impl Contender {
     /// Whether a guardian stands between the host and its workers.
     pub(crate) fn has_guardian(&self) -> bool {
-        self.backend == "exec"
+        matches!(&*self.backend, "exec" | "zygote+exec")
+    }
+
+    /// Whether workers are forked from a template.
+    pub(crate) fn has_template(&self) -> bool {
+        self.backend.starts_with("zygote")
+    }
+
+    /// Whether a worker's own end is proved to be that of all it has started, by a keeper that has nobody else below it.
+    pub(crate) fn has_keepers(&self) -> bool {
+        self.has_guardian() && !self.has_template()
     }
 
     /// Whether there are machines without it, for want of namespaces or cgroups.
@@ -228,13 +252,22 @@ impl Contender {
         !matches!(&*self.level, "none" | "subreaper")
     }
 
-    /// The launcher of this backend at this level. **Levels are connected here.**
-    pub(crate) fn launcher(&self) -> Arc<dyn Launcher> {
-        if self.has_guardian() {
-            return Arc::new(self.exec_launcher());
+    /// The launcher of this backend at this level, which records in this ledger what it starts besides workers. **Levels
+    /// are connected here.**
+    pub(crate) fn launcher(&self, ledger: Arc<dyn Ledger>) -> Arc<dyn Launcher> {
+        let launcher: Arc<dyn Launcher> = if self.has_guardian() {
+            Arc::new(self.exec_launcher())
+        } else {
+            Backend::Port.launcher().unwrap()
+        };
+        if !self.has_template() {
+            return launcher;
         }
-        let backend: Backend = self.backend.parse().unwrap();
-        backend.launcher().unwrap()
+        let command = PythonEnv::builder().build().unwrap().command(NonZeroUsize::MIN);
+        let settings = ZygoteSettings::new(command.program, command.args)
+            .with_env(command.env)
+            .with_paths([fixtures()]);
+        Arc::new(ZygoteLauncher::new(launcher, settings).with_ledger(ledger))
     }
 
     fn exec_launcher(&self) -> ExecLauncher {

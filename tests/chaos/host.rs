@@ -75,7 +75,7 @@ async fn run(orders: Orders) {
         Err(error) => return tell(format_args!("failed: {}", error_chain(&error))),
     };
     let host = Host {
-        launcher: Steps(orders.stay_at).of(orders.contender.launcher()),
+        launcher: Steps(orders.stay_at).of(orders.contender.launcher(ledger.clone())),
         settings,
         ledger,
         orders: Arc::new(orders),
@@ -179,6 +179,14 @@ impl Host {
         }
     }
 
+    /// Workers that have a row; a template has one as well.
+    async fn recorded_workers(&self) -> usize {
+        let rows = self.ledger.rows().await.unwrap();
+        rows.iter()
+            .filter(|row| row.launcher == self.launcher.name())
+            .count()
+    }
+
     async fn start(self, count: usize) {
         for n in 0..count {
             let starting = self.pool().start();
@@ -194,7 +202,7 @@ impl Host {
             }
             tell(format_args!("started {n}"));
         }
-        while self.ledger.rows().await.unwrap().len() > self.orders.workers {
+        while self.recorded_workers().await > self.orders.workers {
             sleep(LOOK_AGAIN).await;
         }
         tell("dropped");

@@ -18,7 +18,7 @@ use crate::{
     contender::{Contender, contenders},
     host::Host,
     orders::{Command, Flaw, Orders, tell},
-    round::{Round, state_dir},
+    round::{Round, state_dir, wait_until},
     settings::{Random, few_rounds},
 };
 
@@ -98,6 +98,8 @@ fn a_host_does_not_notice_its_neighbours_death_nor_the_cleanup_after_it() {
         if contender.has_guardian() {
             dead.must_end(Instant::now(), &contender.to_string());
         } else {
+            // The host itself may take a moment.
+            wait_until("the host is gone", || dead.survivors().len() <= 10);
             let left = dead.survivors();
             assert_eq!(left.len(), 10, "{contender}:\n{}", dead.describe());
         }

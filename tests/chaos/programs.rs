@@ -40,7 +40,10 @@ fn spec(words: &[&str]) -> LaunchSpec {
 }
 
 async fn launch(contender: &Contender, words: &[&str]) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
-    let process = contender.launcher().launch(&spec(words)).await?;
+    let process = contender
+        .launcher(Arc::new(MemoryLedger::new()))
+        .launch(&spec(words))
+        .await?;
     match process.open_gate().await {
         Ok(()) => Ok(process),
         Err(error) => {

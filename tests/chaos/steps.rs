@@ -43,6 +43,18 @@ impl Launcher for StepLauncher {
         self.inner.name()
     }
 
+    fn holds(&self) -> bool {
+        self.inner.holds()
+    }
+
+    fn renewed(&self) -> Option<Arc<dyn Launcher>> {
+        Some(self.steps.of(self.inner.renewed()?))
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
         let steps = self.steps;
         steps.reach(Step::Launch).await;

@@ -26,9 +26,14 @@ pub fn builder() -> PoolBuilder {
     plain_builder().name("test").workers(1).path(fixtures())
 }
 
-/// The defaults, but for where records are kept.
+/// The defaults, but for where records are kept, and the backend where `SNAKEPIT_TEST_BACKEND` names one: what holds on one
+/// holds on all.
 pub fn plain_builder() -> PoolBuilder {
-    Pool::builder().registry(Settings::new().with_state_dir(STATE))
+    let builder = Pool::builder().registry(Settings::new().with_state_dir(STATE));
+    match std::env::var("SNAKEPIT_TEST_BACKEND") {
+        Ok(name) => builder.backend(name.parse().expect("SNAKEPIT_TEST_BACKEND names a backend")),
+        Err(_) => builder,
+    }
 }
 
 /// Waits for a condition.

@@ -6,9 +6,10 @@
 mod table;
 mod worker;
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, process::ExitCode, sync::Arc};
 
 use snakepit::{
+    PythonEnv,
     backend_port::PortLauncher,
     core::{
         conformance::{Candidate, CaseKind, Report, Suite, become_host},
@@ -17,6 +18,7 @@ use snakepit::{
     },
 };
 use snakepit_backend_exec::{ExecLauncher, ExecSettings};
+use snakepit_backend_zygote::{ZygoteLauncher, ZygoteSettings};
 use table::Table;
 
 /// A column each.
@@ -29,7 +31,30 @@ fn candidates() -> Vec<Candidate> {
         exec("exec, cgroup", ContainmentLevel::Cgroup, false),
         exec("exec, shared namespace", ContainmentLevel::Namespace, true),
         exec("exec, namespace", ContainmentLevel::Namespace, false),
+        forked(
+            "zygote+port, our Python runtime",
+            || Arc::new(PortLauncher::new()),
+        ),
+        forked("zygote+exec, namespace, our Python runtime", || {
+            let settings = ExecSettings::default().with_containment(ContainmentLevel::Namespace);
+            Arc::new(ExecLauncher::new(settings))
+        }),
     ]
+}
+
+/// Workers forked from a template that this launcher starts.
+fn forked(name: &str, below: impl Fn() -> Arc<dyn Launcher> + Send + Sync + 'static) -> Candidate {
+    let candidate = Candidate::new(name, move || {
+        let below = below();
+        async move {
+            let command = PythonEnv::builder().build()?.command(NonZeroUsize::MIN);
+            let settings = ZygoteSettings::new(command.program, command.args).with_env(command.env);
+            let launcher = ZygoteLauncher::new(below, settings);
+            launcher.warm().await?;
+            Ok(Arc::new(launcher) as Arc<dyn Launcher>)
+        }
+    });
+    candidate.with_hosted(worker::start)
 }
 
 fn exec(name: &str, level: ContainmentLevel, shared: bool) -> Candidate {

@@ -1,4 +1,4 @@
-//! A process that is our direct child, looked after until its tree is empty.
+//! A process that the host looks after itself, until its tree is empty.
 
 mod actor;
 mod owned;
@@ -14,17 +14,22 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
-use self::{actor::Ends, spawn::Spawned};
+use self::{
+    actor::Ends,
+    owned::{OwnedChild, Reaper},
+    spawn::Spawned,
+};
 use super::{LaunchError, LaunchSpec, LaunchedProcess, ProcessIo};
 use crate::process::{EndReport, EndStep, ExitOutcome, Pidfd, ProcessIdentity, Tree, sweep::SweepTarget};
 
 /// A grace so long that it never ends, for one that a clock cannot add.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A [`LaunchedProcess`] for backends whose processes are direct children of the host.
+/// A [`LaunchedProcess`] for backends whose processes the host looks after itself: its direct children, and those that a
+/// helper process has made and reaps.
 ///
 /// It does all that the contract says of a process that lives: it sees the exit, reaps, tells the outcome to whoever
-/// asks, ends the tree, and kills it when it is dropped. The backend says how the child is created. There is no gate:
+/// asks, ends the tree, and kills it when it is dropped. The backend says how the process is created. There is no gate:
 /// the program runs as soon as it is there.
 ///
 /// ```
@@ -74,6 +79,30 @@ impl ChildProcess {
             source: error.into(),
         })??;
         Ok(Self::new(spawned))
+    }
+
+    /// Looks after a process that another process of ours has created, and reaps, as `spec` asked for it: **the leader of
+    /// a process group of its own**. `outcome` is awaited once the process has ended, and says how; it has to resolve within
+    /// a bounded time.
+    ///
+    /// # Errors
+    /// [`LaunchError::Os`] when a look into `/proc` is not to be had, or the process leads no group. It is killed then.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub fn reaped_by_another(
+        spec: &LaunchSpec,
+        pidfd: Arc<Pidfd>,
+        io: ProcessIo,
+        outcome: impl Future<Output = ExitOutcome> + Send + 'static,
+    ) -> Result<Self, LaunchError> {
+        let identity = spawn::identify(&pidfd).inspect_err(|_| {
+            // An error means that it has ended, which is the aim.
+            let _ = pidfd.signal(libc::SIGKILL);
+        })?;
+        let reaper = Reaper::Another(Some(Box::pin(outcome)));
+        let child = OwnedChild::new(reaper, pidfd, identity, spec);
+        Ok(Self::new(Spawned { child, io }))
     }
 
     /// Takes over a process that was just created, and starts the task that looks after it.

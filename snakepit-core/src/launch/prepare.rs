@@ -21,6 +21,16 @@ use crate::process::ProcessIdentity;
 /// The search path of execvp(3) where `PATH` is not set.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
+/// The variables by which numeric libraries are told how many threads to start, each by its own; the first is the one that the
+/// others fall back on.
+pub const NUMERIC_THREADS: [&str; 5] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+];
+
 /// The whole environment of a worker: the host's variables less `env_remove`, plus `env`, plus the ones by which
 /// run, host, worker and channel are told (the names are in [`env`](super::env)).
 ///

@@ -80,6 +80,11 @@ impl Restarter {
         &self.replacer
     }
 
+    /// Ends what is kept for further starts; there will be none.
+    pub(super) async fn close(&self) {
+        self.version.close().await;
+    }
+
     /// Replaces the worker of one slot, and once that has proved the new version those of the others.
     pub(super) async fn restart(
         &self,
@@ -92,6 +97,8 @@ impl Restarter {
         if matches!(phase, Phase::Starting | Phase::Stopped) || self.replacer.is_stopped() {
             return Err(RestartError::NotRunning { pool, phase });
         }
+        // What is prepared from files is part of what is replaced, and goes only when a new worker has proved the new one.
+        let workers = workers.or_else(|| self.version.renewed());
         let mut slots = self.slots(&BTreeSet::new()).await;
         let mut tried: BTreeSet<_> = slots.iter().copied().collect();
         let mut replacing = JoinSet::new();

@@ -46,4 +46,12 @@ impl WorkerFactory for Version {
     async fn settle(&self, slot: SlotId) {
         self.current().settle(slot).await;
     }
+
+    fn renewed(&self) -> Option<Arc<dyn WorkerFactory>> {
+        self.current().renewed()
+    }
+
+    async fn close(&self) {
+        self.current().close().await;
+    }
 }

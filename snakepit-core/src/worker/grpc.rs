@@ -22,7 +22,6 @@ use async_trait::async_trait;
 use client::{Control, GrpcClient};
 pub use environment::{PerSlot, Template, TemplateError};
 use host::HostStream;
-use output::StderrTail;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -34,7 +33,7 @@ use crate::{
     event::Events,
     host::HostFunctions,
     id::{RunId, SlotId, WorkerId},
-    launch::{LaunchLimits, LaunchedProcess, Launcher},
+    launch::{LaunchLimits, LaunchedProcess, Launcher, StderrTail},
     ledger::Ledger,
     process::EndReport,
     rpc::Journal,
@@ -192,6 +191,16 @@ impl WorkerFactory for GrpcWorkerFactory {
 
     async fn settle(&self, slot: SlotId) {
         self.starts_of(slot).wait().await;
+    }
+
+    fn renewed(&self) -> Option<Arc<dyn WorkerFactory>> {
+        let launcher = self.spec.launcher.renewed()?;
+        let spec = GrpcWorkerSpec::clone(&self.spec);
+        Some(Arc::new(Self::new(GrpcWorkerSpec { launcher, ..spec })))
+    }
+
+    async fn close(&self) {
+        self.spec.launcher.close().await;
     }
 }
 

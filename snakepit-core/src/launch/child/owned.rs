@@ -1,6 +1,6 @@
-//! The child as the one who reaps it holds it.
+//! The process as the one who looks after it holds it.
 
-use std::{process::Child, sync::Arc, time::Duration};
+use std::{pin::Pin, process::Child, sync::Arc, time::Duration};
 
 use crate::{
     launch::LaunchSpec,
@@ -14,8 +14,8 @@ const REAP_BOUND: Duration = Duration::from_secs(1);
 /// Milliseconds for another waiter's wait(2) to finish.
 const RELEASE_LOOKS: u32 = 20;
 
-/// Our child, with the right and the duty to reap it. Dropping it before [`release`](Self::release) kills the
-/// child and what can be reached of its tree.
+/// Our process, with the right and the duty to reap it where it is our child. Dropping it before
+/// [`release`](Self::release) kills it and what can be reached of its tree.
 #[derive(Debug)]
 pub(super) struct OwnedChild {
     pub(super) pidfd: Arc<Pidfd>,
@@ -27,7 +27,12 @@ pub(super) struct OwnedChild {
 }
 
 impl OwnedChild {
-    pub(super) fn new(child: Child, pidfd: Arc<Pidfd>, identity: ProcessIdentity, spec: &LaunchSpec) -> Self {
+    pub(super) fn new(
+        reaper: Reaper,
+        pidfd: Arc<Pidfd>,
+        identity: ProcessIdentity,
+        spec: &LaunchSpec,
+    ) -> Self {
         let target = SweepTarget::Worker {
             run_id: spec.run_id,
             worker_id: spec.worker_id,
@@ -35,7 +40,7 @@ impl OwnedChild {
         Self {
             tree: Tree::new(Arc::clone(&pidfd), &identity, target),
             leader: Leader {
-                child,
+                reaper,
                 pidfd: Arc::clone(&pidfd),
             },
             pidfd,
@@ -61,21 +66,44 @@ impl Drop for OwnedChild {
     }
 }
 
-/// The child itself, apart from its tree.
+/// Who reaps the process, and so knows first how it has ended.
+pub(super) enum Reaper {
+    /// We do.
+    Us(Child),
+    /// Another process, and this is what it says, once the process has ended. `None` when that has been asked for.
+    Another(Option<Pin<Box<dyn Future<Output = ExitOutcome> + Send>>>),
+}
+
+impl std::fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Us(child) => f.debug_tuple("Us").field(child).finish(),
+            Self::Another(_) => f.debug_tuple("Another").finish_non_exhaustive(),
+        }
+    }
+}
+
+/// The process itself, apart from its tree.
 #[derive(Debug)]
 pub(super) struct Leader {
-    child: Child,
+    reaper: Reaper,
     pidfd: Arc<Pidfd>,
 }
 
 impl Leader {
-    /// Waits until it has ended and says how, leaving it unreaped.
-    pub(super) async fn ended(&self) -> ExitOutcome {
+    /// Waits until it has ended and says how, leaving it unreaped if it is ours to reap.
+    pub(super) async fn ended(&mut self) -> ExitOutcome {
         if let Err(error) = self.pidfd.exited().await {
             tracing::debug!(pid = self.pidfd.pid(), %error, "cannot watch for an exit; looking for it instead");
             while !self.pidfd.has_exited() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+        }
+        if let Reaper::Another(told) = &mut self.reaper {
+            return match told.take() {
+                Some(told) => told.await,
+                None => ExitOutcome::Unknown,
+            };
         }
         // It has ended, so that "nothing to report yet" cannot be.
         match self.pidfd.peek_outcome() {
@@ -83,29 +111,31 @@ impl Leader {
             // Another waiter in this program was faster, or SIGCHLD is ignored. Newer kernels still know.
             Err(error) => {
                 tracing::debug!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker");
-                self.outcome_after_reap().await
+                outcome_after_reap(&self.pidfd).await
             }
         }
     }
 
-    async fn outcome_after_reap(&self) -> ExitOutcome {
-        // The other waiter has claimed it, and may not be through with it yet.
-        for _ in 0..RELEASE_LOOKS {
-            match self.pidfd.reaped_outcome() {
-                Ok(Some(outcome)) => return outcome,
-                Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(error) => {
-                    tracing::warn!(pid = self.pidfd.pid(), %error, "somebody else reaped a worker and has its exit status");
-                    break;
-                }
-            }
-        }
-        ExitOutcome::Unknown
-    }
-
-    /// Reaps it if it has ended. Repeated calls do no harm: the standard library remembers.
+    /// Reaps it if it has ended and is ours to reap. Repeated calls do no harm: the standard library remembers.
     pub(super) fn reap(&mut self) {
-        // An error means that it is reaped already.
-        let _ = self.child.try_wait();
+        if let Reaper::Us(child) = &mut self.reaper {
+            // An error means that it is reaped already.
+            let _ = child.try_wait();
+        }
     }
+}
+
+async fn outcome_after_reap(pidfd: &Pidfd) -> ExitOutcome {
+    // The other waiter has claimed it, and may not be through with it yet.
+    for _ in 0..RELEASE_LOOKS {
+        match pidfd.reaped_outcome() {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(error) => {
+                tracing::warn!(pid = pidfd.pid(), %error, "somebody else reaped a worker and has its exit status");
+                break;
+            }
+        }
+    }
+    ExitOutcome::Unknown
 }

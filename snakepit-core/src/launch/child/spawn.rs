@@ -12,7 +12,7 @@ use rustix::{
     process::{Pid, Signal, kill_process_group},
 };
 
-use super::owned::OwnedChild;
+use super::owned::{OwnedChild, Reaper};
 use crate::{
     launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
     process::{Pidfd, ProcessIdentity},
@@ -42,11 +42,7 @@ pub(super) fn spawn(
     let (child, channel) = create(spec, spawn)?;
     let mut child = Fresh(Some(child));
     let pidfd = Pidfd::open(child.id()).map_err(os("open a pidfd of the new process"))?;
-    let identity = ProcessIdentity::of(&pidfd).map_err(os("read the identity of the new process"))?;
-    if identity.pgid != identity.pid {
-        let error = io::Error::other("it does not lead a process group");
-        return Err(os("start the process in a group of its own")(error));
-    }
+    let identity = identify(&pidfd)?;
     let mut child = child.take();
     let io = ProcessIo {
         channel,
@@ -54,9 +50,19 @@ pub(super) fn spawn(
         stderr: child.stderr.take().map(OwnedFd::from),
     };
     Ok(Spawned {
-        child: OwnedChild::new(child, Arc::new(pidfd), identity, spec),
+        child: OwnedChild::new(Reaper::Us(child), Arc::new(pidfd), identity, spec),
         io,
     })
+}
+
+/// Who the new process is, which must lead a group of its own.
+pub(super) fn identify(pidfd: &Pidfd) -> Result<ProcessIdentity, LaunchError> {
+    let identity = ProcessIdentity::of(pidfd).map_err(os("read the identity of the new process"))?;
+    if identity.pgid != identity.pid {
+        let error = io::Error::other("it does not lead a process group");
+        return Err(os("start the process in a group of its own")(error));
+    }
+    Ok(identity)
 }
 
 /// Starts the program. The `Command` holds the child's end of the channel: it goes when this returns, and then

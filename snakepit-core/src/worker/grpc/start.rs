@@ -22,14 +22,13 @@ use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
     client::{self, Control, GrpcClient},
     host::{self, HostStream},
-    monitor,
-    output::{self, StderrTail},
+    monitor, output,
 };
 use crate::{
     clock::within,
     event::EventKind,
     id::{SlotId, WorkerId},
-    launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess},
+    launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, StderrTail, drain},
     ledger::{LedgerError, Row, RowState},
     process::Containment,
     rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
@@ -200,7 +199,7 @@ async fn launch(
         pid,
     });
     let io = process.take_io();
-    let stderr = output::drain(id, pid, io.stdout, io.stderr).map_err(|source| LaunchError::Os {
+    let stderr = drain(id, pid, io.stdout, io.stderr).map_err(|source| LaunchError::Os {
         step: "read the worker's output",
         source,
     })?;

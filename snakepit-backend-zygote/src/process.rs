@@ -1,0 +1,146 @@
+//! A process that the template has forked.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use snakepit_core::{
+    launch::{ChildProcess, LaunchError, LaunchedProcess, ProcessIo},
+    process::{Containment, EndReport, ExitOutcome, ProcessIdentity},
+};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::template::Template;
+
+/// The gate of a process that is to execute a program.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    program: PathBuf,
+    state: AsyncMutex<GateState>,
+}
+
+#[derive(Debug)]
+enum GateState {
+    Closed(UnixStream),
+    Open,
+    /// The program could not be executed: an errno.
+    Useless(i32),
+}
+
+impl Gate {
+    pub(crate) fn new(program: PathBuf, socket: UnixStream) -> Self {
+        let state = AsyncMutex::new(GateState::Closed(socket));
+        Self { program, state }
+    }
+
+    /// Returns when the program has been executed; the same each time.
+    async fn open(&self) -> Result<(), LaunchError> {
+        let mut state = self.state.lock().await;
+        if let GateState::Closed(socket) = &*state {
+            let os = |source| LaunchError::Os {
+                step: "open the gate",
+                source,
+            };
+            let socket = socket.try_clone().map_err(os)?;
+            // execve(2) waits for the disk.
+            let opened = tokio::task::spawn_blocking(move || open(socket)).await;
+            *state = match opened.map_err(io::Error::from).flatten().map_err(os)? {
+                None => GateState::Open,
+                Some(errno) => GateState::Useless(errno),
+            };
+        }
+        match *state {
+            GateState::Useless(errno) => Err(LaunchError::Exec {
+                program: self.program.clone(),
+                source: io::Error::from_raw_os_error(errno),
+            }),
+            GateState::Open | GateState::Closed(_) => Ok(()),
+        }
+    }
+}
+
+/// Lets the process go on; the errno of execve(2), if that failed.
+fn open(mut socket: UnixStream) -> io::Result<Option<i32>> {
+    let mut answer = Vec::new();
+    socket.write_all(&[1])?;
+    match socket.read_to_end(&mut answer) {
+        Ok(_) => {}
+        // It was killed before it had read.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => return Err(error),
+    }
+    Ok(answer.first_chunk().map(|errno| i32::from_ne_bytes(*errno)))
+}
+
+/// A process that the template has forked. It uses the template, which keeps that from being ended, until nothing is left
+/// of its tree.
+#[derive(Debug)]
+pub(crate) struct ForkedProcess {
+    process: ChildProcess,
+    containment: Containment,
+    gate: Option<Gate>,
+    template: Mutex<Option<Arc<Template>>>,
+}
+
+impl ForkedProcess {
+    pub(crate) fn new(process: ChildProcess, gate: Option<Gate>, template: Arc<Template>) -> Self {
+        Self {
+            process,
+            containment: template.containment(),
+            gate,
+            template: Mutex::new(Some(template)),
+        }
+    }
+}
+
+#[async_trait]
+impl LaunchedProcess for ForkedProcess {
+    fn identity(&self) -> &ProcessIdentity {
+        self.process.identity()
+    }
+
+    fn containment(&self) -> Containment {
+        self.containment.clone()
+    }
+
+    fn take_io(&self) -> ProcessIo {
+        self.process.take_io()
+    }
+
+    /// A worker of our runtime has its gate in the preamble; another program is executed now.
+    async fn open_gate(&self) -> Result<(), LaunchError> {
+        match &self.gate {
+            Some(gate) => gate.open().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn exited(&self) -> ExitOutcome {
+        self.process.exited().await
+    }
+
+    fn try_exited(&self) -> Option<ExitOutcome> {
+        self.process.try_exited()
+    }
+
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        self.process.signal(signal)
+    }
+
+    async fn end(&self, grace: Duration) -> EndReport {
+        let report = self.process.end(grace).await;
+        // What is left, if anything is, is found by its environment; the template is not needed for it.
+        let template = self
+            .template
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(template);
+        report
+    }
+}

@@ -1,0 +1,30 @@
+//! Processes that are forked from a template keep the contract of a launcher. By itself, as some of its cases count what this
+//! program has open. What survives which death is measured by `conformance_table`.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use snakepit::{
+    Backend, PythonEnv,
+    core::{
+        conformance::{CaseKind, Suite},
+        launch::Launcher,
+    },
+};
+use snakepit_backend_zygote::{ZygoteLauncher, ZygoteSettings};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_kept_whatever_starts_the_template() {
+    let command = PythonEnv::builder().build().unwrap().command(NonZeroUsize::MIN);
+    let settings = ZygoteSettings::new(command.program, command.args).with_env(command.env);
+    for backend in [Backend::Port, Backend::Exec] {
+        let launcher: Arc<dyn Launcher> =
+            Arc::new(ZygoteLauncher::new(backend.launcher().unwrap(), settings.clone()));
+        for suite in [
+            Suite::new(Arc::clone(&launcher)).only(CaseKind::Contract),
+            Suite::new(Arc::clone(&launcher)).matching("the launcher honours"),
+        ] {
+            let report = suite.run().await;
+            assert!(report.is_conformant() && !report.outcomes.is_empty(), "{report}");
+        }
+    }
+}
