@@ -295,15 +295,21 @@ mod tests {
         for id in [1, 2] {
             send(&theirs, &reply(3, b"", 0, id), &[theirs.as_fd()]).unwrap();
         }
-        drop(theirs);
-        while replies.receive(&ours).unwrap() {}
         for expected in [1, 2] {
-            let Some(Reply::Held { id, .. }) = replies.next().unwrap() else {
-                panic!("not held")
+            let reply = loop {
+                match replies.next().unwrap() {
+                    Some(reply) => break reply,
+                    None => assert!(replies.receive(&ours).unwrap()),
+                }
             };
-            assert_eq!(id, expected);
+            assert!(
+                matches!(reply, Reply::Held { id, .. } if id == expected),
+                "{reply:?}"
+            );
         }
         assert!(replies.next().unwrap().is_none());
+        drop(theirs);
+        assert!(!replies.receive(&ours).unwrap());
     }
 
     #[test]

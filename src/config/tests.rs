@@ -443,6 +443,7 @@ fn every_setting_of_a_pool_can_be_in_a_file() {
         "pool",
         "environment",
         "launcher",
+        "template_launcher",
         "ledger",
         "resources",
         "host_functions",
