@@ -2,7 +2,9 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Result, machine::Machine, options::Options, record::Record, table::Table, target::Target};
+use super::{
+    Result, block::Block, machine::Machine, options::Options, plot::Plot, record::Record, target::Target,
+};
 
 /// Prints a run, and writes what the options ask for.
 ///
@@ -14,20 +16,21 @@ pub(crate) fn finish(
     options: &Options,
     record: &Record,
     targets: &[Target],
-    tables: &[Table],
+    blocks: impl IntoIterator<Item: Into<Block>>,
 ) -> Result<()> {
     let facts = facts(machine, options);
-    let tables: String = tables.iter().map(Table::to_string).collect();
-    print!("{facts}\n{tables}");
+    let blocks: Vec<Block> = blocks.into_iter().map(Into::into).collect();
+    let body: String = blocks.iter().map(Block::to_string).collect();
+    print!("{facts}\n{body}");
     if let Some(path) = &options.json {
         let all = serde_json::json!({"machine": machine, "values": record, "targets": targets});
         fs::write(path, format!("{all:#}\n"))?;
     }
-    if options.write {
+    if let Some(directory) = &options.to {
         let command = options.command();
-        let text =
-            format!("## {title}\n\nWritten by `{command}`; do not edit.\n\n{facts}\n{method}\n{tables}");
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
+        let text = format!("## {title}\n\nWritten by `{command}`; do not edit.\n\n{facts}\n{method}\n{body}");
+        write_plots(&directory.join(Plot::DIRECTORY), &blocks)?;
+        let path = directory.join("benchmarks.md");
         let document = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
@@ -36,6 +39,16 @@ pub(crate) fn finish(
             path,
             replace_section(&document, options.bench.name, text.trim_end()),
         )?;
+    }
+    Ok(())
+}
+
+fn write_plots(directory: &Path, blocks: &[Block]) -> Result<()> {
+    for block in blocks {
+        if let Block::Plot(plot) = block {
+            fs::create_dir_all(directory)?;
+            fs::write(directory.join(&plot.file), &plot.svg)?;
+        }
     }
     Ok(())
 }
@@ -58,7 +71,7 @@ fn replace_section(document: &str, name: &str, text: &str) -> String {
 fn facts(machine: &Machine, options: &Options) -> String {
     format!(
         "- Machine: {} ({} cores), {:.0} GiB, {}, Linux {}\n- Load average when the run began: {}\n\
-         - Python: {}\n- Rust: {}, snakepit {}\n- Rounds: {}\n",
+         - Python: {}\n- Rust: {}, snakepit {}\n- Rounds: {}{}\n",
         machine.cpu,
         machine.cores,
         machine.memory_gib,
@@ -69,5 +82,6 @@ fn facts(machine: &Machine, options: &Options) -> String {
         machine.rust,
         machine.snakepit,
         options.rounds,
+        if options.quick { ", a quick look" } else { "" },
     )
 }

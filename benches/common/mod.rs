@@ -3,9 +3,11 @@
 
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
+pub(crate) mod block;
 pub(crate) mod document;
 pub(crate) mod machine;
 pub(crate) mod options;
+pub(crate) mod plot;
 pub(crate) mod proc;
 pub(crate) mod record;
 pub(crate) mod spread;

@@ -1,6 +1,6 @@
 //! The command line of a benchmark.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Result;
 
@@ -13,6 +13,8 @@ pub(crate) struct Bench {
     pub(crate) sections: &'static [&'static str],
     /// Rounds of a measurement, and of a look.
     pub(crate) rounds: (usize, usize),
+    /// What cargo has to be told besides, with a space after it; empty for nothing.
+    pub(crate) cargo: &'static str,
 }
 
 impl Bench {
@@ -22,14 +24,16 @@ impl Bench {
             name,
             sections,
             rounds: (rounds, quick),
+            cargo,
         } = self;
         format!(
-            "usage: cargo bench --bench {name} -- [--quick] [--rounds N] [--only PATTERN] [--json FILE] [--write]
+            "usage: cargo bench {cargo}--bench {name} -- [--quick] [--rounds N] [--only PATTERN] [--json FILE] [--write]
   --quick         fewer and shorter rounds: a look, not a measurement
   --rounds N      interleaved rounds of each section (default {rounds}, quick {quick})
   --only PATTERN  only sections whose name contains PATTERN: {}
   --json FILE     write every value of every round to FILE
-  --write         write its section of docs/benchmarks.md",
+  --write         write its section of docs/benchmarks.md, and its plots beside it
+  --to DIR        write both below DIR instead: to look at",
             sections.join(", ")
         )
     }
@@ -48,8 +52,8 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
     /// Where to write every value.
     pub(crate) json: Option<PathBuf>,
-    /// Whether to write the document.
-    pub(crate) write: bool,
+    /// The directory of the document that is to be written.
+    pub(crate) to: Option<PathBuf>,
     /// The arguments as given, for the document.
     given: Vec<String>,
 }
@@ -62,14 +66,16 @@ impl Options {
     pub(crate) fn parse(bench: Bench, args: impl Iterator<Item = String>) -> Result<Option<Self>> {
         // cargo bench itself adds this one.
         let given: Vec<_> = args.filter(|arg| arg != "--bench").collect();
-        let (mut quick, mut rounds, mut only, mut json, mut write) = (false, None, None, None, false);
+        let (mut quick, mut rounds, mut only, mut json, mut to) = (false, None, None, None, None);
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
         let mut args = given.iter().cloned();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
             match arg.as_str() {
                 "--help" | "-h" => return Ok(None),
                 "--quick" => quick = true,
-                "--write" => write = true,
+                "--write" => to = Some(docs.clone()),
+                "--to" => to = Some(PathBuf::from(value()?)),
                 "--rounds" => rounds = Some(value()?.parse().map_err(|_| "--rounds needs a number")?),
                 "--only" => only = Some(value()?),
                 "--json" => json = Some(PathBuf::from(value()?)),
@@ -79,7 +85,7 @@ impl Options {
         if rounds == Some(0) {
             return Err("--rounds needs at least 1".into());
         }
-        if write && only.is_some() {
+        if to.as_ref() == Some(&docs) && only.is_some() {
             return Err("--write describes a whole run; leave --only away".into());
         }
         let (thorough, look) = bench.rounds;
@@ -89,7 +95,7 @@ impl Options {
             rounds: rounds.unwrap_or(if quick { look } else { thorough }),
             only,
             json,
-            write,
+            to,
             given,
         }))
     }
@@ -101,7 +107,7 @@ impl Options {
 
     /// The command line that repeats this run.
     pub(crate) fn command(&self) -> String {
-        let mut command = format!("cargo bench --bench {}", self.bench.name);
+        let mut command = format!("cargo bench {}--bench {}", self.bench.cargo, self.bench.name);
         if !self.given.is_empty() {
             command = format!("{command} -- {}", self.given.join(" "));
         }

@@ -1,6 +1,6 @@
 //! What /proc(5) says of processes.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use super::Result;
 
@@ -31,4 +31,32 @@ pub(crate) fn field(file: &str, key: &str) -> Option<String> {
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(name, _)| name.trim() == key)?;
     Some(value.trim().to_owned())
+}
+
+/// All processes below one, as they are now. Processes that end meanwhile may be among them or not.
+pub(crate) fn descendants(of: u32) -> Result<Vec<u32>> {
+    let mut children = BTreeMap::<u32, Vec<u32>>::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(parent) = parent(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let (mut found, mut next) = (Vec::new(), 0);
+    found.extend(children.remove(&of).unwrap_or_default());
+    while let Some(pid) = found.get(next) {
+        found.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    Ok(found)
+}
+
+/// The parent of a process; `None` when it is gone.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which may contain anything: the state, the parent.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
 }

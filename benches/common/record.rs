@@ -9,15 +9,38 @@ use super::spread::Spread;
 /// Values by name. The n-th value of every name that belongs to one section comes from the same round, which
 /// is what makes ratios per round possible.
 #[derive(Debug, Default, Serialize)]
-#[serde(transparent)]
 pub(crate) struct Record {
+    #[serde(flatten)]
     series: BTreeMap<String, Vec<f64>>,
+    /// Why something has no value, or no more of them, by the name it would have.
+    cannot: BTreeMap<String, String>,
 }
 
 impl Record {
     /// Adds this round's value.
     pub(crate) fn push(&mut self, name: impl Into<String>, value: f64) {
         self.series.entry(name.into()).or_default().push(value);
+    }
+
+    /// Says why something cannot be measured; it is not tried again in later rounds, so that what there is of it still
+    /// begins with the first round.
+    pub(crate) fn cannot(&mut self, name: impl Into<String>, reason: impl ToString) {
+        let name = name.into();
+        let reason = reason.to_string();
+        eprintln!("left out: {name}: {reason}");
+        self.cannot.insert(name, reason);
+    }
+
+    /// Whether something is known not to be measurable.
+    pub(crate) fn is_out(&self, name: &str) -> bool {
+        self.cannot.contains_key(name)
+    }
+
+    /// Everything that cannot be measured, with the reason.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.cannot
+            .iter()
+            .map(|(name, reason)| (name.as_str(), reason.as_str()))
     }
 
     /// Whether anything was recorded under a prefix.

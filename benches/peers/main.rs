@@ -40,6 +40,7 @@ const BENCH: Bench = Bench {
     name: "peers",
     sections: &["calls", "ready", "recovery", "idle", "dispatch"],
     rounds: (11, 3),
+    cargo: "",
 };
 
 /// The runtime is the flavour that services use. Leaving `main` drops every guard of a started process, also
@@ -91,5 +92,5 @@ async fn run(options: &Options) -> Result<()> {
     }
     let targets = targets::list(&record);
     let tables = report::tables(&record, &targets);
-    document::finish(method::SECTION, &machine, options, &record, &targets, &tables)
+    document::finish(method::SECTION, &machine, options, &record, &targets, tables)
 }

@@ -27,6 +27,7 @@ const BENCH: Bench = Bench {
     name: "scale",
     sections: &["sizes", "queue"],
     rounds: (5, 1),
+    cargo: "--all-features ",
 };
 
 fn main() -> ExitCode {
@@ -81,7 +82,7 @@ async fn run(options: &Options) -> Result<()> {
         options,
         &record,
         &report::targets(&record),
-        &report::tables(&record),
+        report::tables(&record),
     )
 }
 

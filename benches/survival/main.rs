@@ -48,6 +48,7 @@ const BENCH: Bench = Bench {
     name: "survival",
     sections: &["kill", "spawn", "size", "ledger", "cleanup", "shutdown", "left"],
     rounds: (7, 2),
+    cargo: "",
 };
 
 fn main() -> ExitCode {
@@ -142,7 +143,7 @@ fn run(options: &Options) -> Result<()> {
     };
     let targets = targets::list(&record);
     let tables = report::tables(&record, &targets, &left);
-    document::finish(method::SECTION, &machine, options, &record, &targets, &tables)
+    document::finish(method::SECTION, &machine, options, &record, &targets, tables)
 }
 
 /// The systems that work on this machine; the others say why they do not.
