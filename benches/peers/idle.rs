@@ -5,7 +5,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Result, interpreter::Interpreter, options::Options, proc::cpu_seconds, record::Record, systems::Ours,
+    Result,
+    interpreter::Interpreter,
+    kind::{Kind, Library},
+    options::Options,
+    proc::cpu_seconds,
+    record::Record,
+    systems::System,
 };
 
 /// Workers that idle.
@@ -24,7 +30,7 @@ pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mu
     } else {
         (Duration::from_secs(10), 3)
     };
-    let ours = Ours::start(python, WORKERS).await?;
+    let ours = System::start(Kind::Snakepit, python, WORKERS, Library::Nothing).await?;
     let pids = ours.pids().await?;
     let children = || {
         pids.iter()

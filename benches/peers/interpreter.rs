@@ -6,13 +6,14 @@ use std::{
     process::Stdio,
 };
 
-use snakepit::PythonEnv;
+use snakepit::{Backend, PythonEnv};
 use tokio::process::Command;
 
-use crate::Result;
-
-/// What the peers need; installed from the package index once.
-const PACKAGES: [&str; 3] = ["grpcio", "grpcio-tools", "protobuf"];
+use crate::{
+    Result,
+    kind::Kind,
+    packages::{self, RAY},
+};
 
 /// Prints the real interpreter, if it is new enough and can make virtual environments. `base_prefix` leads
 /// past both a virtual environment and a version manager's shim.
@@ -31,6 +32,8 @@ pub(crate) struct Interpreter {
     pub(crate) stubs: PathBuf,
     /// `benches/peers/python`: what the systems run.
     pub(crate) programs: PathBuf,
+    /// The interpreter and the packages, with their versions.
+    pub(crate) versions: String,
 }
 
 impl Interpreter {
@@ -41,16 +44,7 @@ impl Interpreter {
         let home = target.join("bench-venv");
         let (python, stubs) = (home.join("bin/python"), home.join("stubs"));
         let programs = root.join("benches/peers/python");
-        // Written last, so that an interrupted installation is begun again.
-        let done = home.join("complete");
-        if !done.exists() {
-            eprintln!("making {} with {}", home.display(), PACKAGES.join(", "));
-            let base = find_python().await?;
-            run(Command::new(base).args(["-m", "venv", "--clear"]).arg(&home)).await?;
-            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-            run(Command::new(&python).args(pip).args(PACKAGES)).await?;
-            tokio::fs::write(&done, "").await?;
-        }
+        packages::install(&home, find_python).await?;
         tokio::fs::create_dir_all(&stubs).await?;
         run(Command::new(&python)
             .args(["-m", "grpc_tools.protoc", "-I"])
@@ -71,6 +65,7 @@ impl Interpreter {
             .cache_dir(target.join("bench-cache"));
         Ok(Self {
             environment: tokio::task::spawn_blocking(|| chosen.build()).await??,
+            versions: versions(&python).await?,
             python,
             stubs,
             programs,
@@ -84,14 +79,33 @@ impl Interpreter {
         command
     }
 
-    /// `CPython 3.11.7, grpcio 1.80.0, protobuf 6.33.0`.
-    pub(crate) async fn describe(&self) -> Result<String> {
-        let ask = "import platform, importlib.metadata as m
-print(', '.join([f'{platform.python_implementation()} {platform.python_version()}',
-                 *(f'{name} {m.version(name)}' for name in ('grpcio', 'protobuf'))]))";
-        let output = Command::new(&self.python).args(["-c", ask]).output().await?;
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    /// Why a system cannot be measured here; `None` when it can, as far as one knows before it is tried.
+    pub(crate) fn lacks(&self, kind: Kind) -> Option<String> {
+        match kind.backend() {
+            Some(backend) if Backend::compiled_in().all(|there| there != backend) => Some(format!(
+                "the Cargo feature {} is not switched on",
+                backend.feature()
+            )),
+            None if kind == Kind::Ray && !self.versions.contains(", ray ") => {
+                Some(format!("{RAY} has no wheel for this interpreter and machine"))
+            }
+            _ => None,
+        }
     }
+}
+
+/// `CPython 3.11.7, grpcio 1.85.1, protobuf 7.36.2`, and so on.
+async fn versions(python: &Path) -> Result<String> {
+    let ask = "import platform, importlib.metadata as m, sys
+there = {d.name: d.version for d in m.distributions()}
+print(', '.join([f'{platform.python_implementation()} {platform.python_version()}',
+                 *(f'{name} {there[name]}' for name in sys.argv[1:] if name in there)]))";
+    let output = Command::new(python)
+        .args(["-c", ask])
+        .args(packages::NAMED)
+        .output()
+        .await?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 /// The first suitable interpreter on the `PATH`.
@@ -119,7 +133,7 @@ async fn find_python() -> Result<PathBuf> {
 }
 
 /// Runs a command of the preparation to its end; its output is shown, on standard error.
-async fn run(command: &mut Command) -> Result<()> {
+pub(crate) async fn run(command: &mut Command) -> Result<()> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -3,6 +3,9 @@
 //! `cargo bench --bench peers` makes its own Python environment, starts every system, visits them all in each
 //! round, and prints tables of medians and of ratios per round. Nothing here asserts a time: the list of
 //! targets says what was reached and what was not.
+//!
+//! The whole run takes about an hour and a half, and wants a machine that does nothing else; `--quick` takes some minutes
+//! and shows that everything works.
 
 mod calls;
 mod client;
@@ -11,9 +14,13 @@ mod common;
 mod dispatch;
 mod idle;
 mod interpreter;
+mod kind;
 mod load;
+mod memory;
 mod method;
+mod packages;
 mod peer;
+mod plots;
 mod ready;
 mod recovery;
 mod report;
@@ -25,10 +32,10 @@ use std::process::ExitCode;
 
 use crate::{
     common::{
-        Error, Result, document, interrupted,
+        Error, Result, block, document, interrupted,
         machine::Machine,
         options::{self, Bench, Options},
-        proc,
+        plot, proc,
         record::{self, Record},
         spread, table, target,
     },
@@ -39,8 +46,8 @@ use crate::{
 const BENCH: Bench = Bench {
     name: "peers",
     sections: &["calls", "ready", "recovery", "idle", "dispatch"],
-    rounds: (11, 3),
-    cargo: "",
+    rounds: (7, 2),
+    cargo: "--all-features ",
 };
 
 /// The runtime is the flavour that services use. Leaving `main` drops every guard of a started process, also
@@ -73,7 +80,7 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<()> {
     let python = Interpreter::prepare().await?;
-    let machine = Machine::describe(python.describe().await?)?;
+    let machine = Machine::describe(python.versions.clone())?;
     let mut record = Record::default();
     if options.wants("calls") {
         calls::measure(&python, options, &mut record).await?;
@@ -91,6 +98,6 @@ async fn run(options: &Options) -> Result<()> {
         dispatch::measure(options, &mut record).await?;
     }
     let targets = targets::list(&record);
-    let tables = report::tables(&record, &targets);
-    document::finish(method::SECTION, &machine, options, &record, &targets, tables)
+    let blocks = report::blocks(&record, &targets);
+    document::finish(method::SECTION, &machine, options, &record, &targets, blocks)
 }

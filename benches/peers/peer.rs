@@ -1,26 +1,26 @@
 //! Processes the benchmark starts, and their certain end.
 
 use std::{
-    os::unix::process::CommandExt as _,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{ChildStdin, ChildStdout},
     time::timeout,
 };
 
-use crate::Result;
+use crate::{Result, proc};
 
-/// The longest a peer may take for one answer; a hundred spawned executor workers on a busy machine take
-/// tens of seconds.
-const ANSWER: Duration = Duration::from_secs(180);
+/// The longest that a start or an answer may take; a hundred workers that import pandas take minutes on a busy machine.
+pub(crate) const ANSWER: Duration = Duration::from_secs(240);
 
-/// A peer's process, leader of its own group. Dropping it kills the group and reaps the leader, so that
-/// failure and Ctrl-C leave nothing behind; the group's number cannot be reused before the leader is reaped.
+/// A peer's process, leader of its own group. Dropping it kills the group and all that is below the process, also what
+/// has left the group, as Ray's services have, and reaps the leader; so failure and Ctrl-C leave nothing behind. The
+/// group's number cannot be reused before the leader is reaped.
 #[derive(Debug)]
 pub(crate) struct Peer {
     child: Child,
@@ -78,10 +78,32 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        // By their pidfds, taken while they are seen to be below the leader: a number may be another's by then.
+        let below = below(self.pid());
         // An error means that the whole group has ended already.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        for process in below {
+            // It may have ended with its group.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
         if let Err(error) = self.child.wait() {
             eprintln!("cannot reap {}: {error}", self.what);
         }
     }
+}
+
+/// All processes below one.
+fn below(leader: u32) -> Vec<OwnedFd> {
+    // What cannot be read leaves the group, which is killed in any case.
+    let before = proc::descendants(leader).unwrap_or_default();
+    let open = |pid: u32| {
+        Some((
+            pid,
+            pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?,
+        ))
+    };
+    let opened: Vec<_> = before.into_iter().filter_map(open).collect();
+    let still = proc::descendants(leader).unwrap_or_default();
+    let opened = opened.into_iter().filter(|(pid, _)| still.contains(pid));
+    opened.map(|(_, process)| process).collect()
 }

@@ -7,96 +7,60 @@ use tokio::time::Instant;
 use crate::{
     Result,
     interpreter::Interpreter,
+    kind::{Kind, Library},
+    memory,
     options::Options,
     peer::Peer,
-    proc::rollup_kib,
     record::Record,
-    systems::{Executor, Grpcio, Ours, name},
+    systems::System,
 };
 
 /// Numbers of workers started at once.
 pub(crate) const WORKERS: [usize; 3] = [1, 16, 100];
 
-/// Who starts workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Starts {
-    /// A pool of this project: started, and each worker's worth of calls answered.
-    Ours,
-    /// As many grpcio servers at once; each has answered a call.
-    Grpcio,
-    /// The standard library's pool by spawn; each worker has answered.
-    Spawn,
-    /// The same by fork, which costs no interpreter start.
-    Fork,
-    /// As many `python -c pass` at once, until all have ended: the floor of anything that starts interpreters.
-    Bare,
+/// What is measured of a start: the name that its values have in the record, without the figure's own.
+pub(crate) fn key(library: Library, workers: usize, kind: Kind) -> String {
+    format!("ready/{}/{workers}/{}", library.name(), kind.name())
 }
 
-impl Starts {
-    /// All of them.
-    pub(crate) const ALL: [Self; 5] = [Self::Ours, Self::Grpcio, Self::Spawn, Self::Fork, Self::Bare];
-
-    /// Name in results.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ours => name::OURS,
-            Self::Grpcio => name::GRPCIO,
-            Self::Spawn => "ProcessPoolExecutor (spawn)",
-            Self::Fork => "ProcessPoolExecutor (fork)",
-            Self::Bare => "python -c pass",
-        }
-    }
-
-    /// Starts and ends `workers` workers; adds the time and, where it can be compared, the memory.
-    async fn once(self, python: &Interpreter, workers: usize, record: &mut Record) -> Result<()> {
-        let start = Instant::now();
-        let seconds = match self {
-            Self::Ours => {
-                let ours = Ours::start(python, workers).await?;
-                let seconds = start.elapsed().as_secs_f64();
-                weigh(name::OURS, &ours.pids().await?, workers, record)?;
-                ours.stop().await?;
-                seconds
-            }
-            Self::Grpcio => {
-                let grpcio = Grpcio::start(python, workers).await?;
-                let seconds = start.elapsed().as_secs_f64();
-                weigh(name::GRPCIO, &grpcio.pids().collect::<Vec<_>>(), workers, record)?;
-                seconds
-            }
-            Self::Spawn => Executor::ready(python, workers, "spawn").await?,
-            Self::Fork => Executor::ready(python, workers, "fork").await?,
-            Self::Bare => {
-                bare(&python.python, workers).await?;
-                start.elapsed().as_secs_f64()
-            }
-        };
-        record.push(key(workers, self), seconds * 1e3);
-        Ok(())
-    }
+/// The record's name of the time, in milliseconds.
+pub(crate) fn time_key(library: Library, workers: usize, kind: Kind) -> String {
+    format!("{}/ms", key(library, workers, kind))
 }
 
-/// The record's name of a start, in milliseconds.
-pub(crate) fn key(workers: usize, who: Starts) -> String {
-    format!("ready/{workers}/{}/ms", who.name())
-}
-
-/// The record's name of the memory of one idle worker among `workers`, in KiB.
-pub(crate) fn memory_key(workers: usize, system: &str) -> String {
-    format!("memory/{workers}/{system}/pss_kib")
+/// Whether a round has it. A hundred imports of a library by each system take minutes: a look leaves them out, and a
+/// measurement has them every second time.
+fn belongs(round: usize, library: Library, workers: usize, options: &Options) -> bool {
+    let takes_long = workers > 16 && library != Library::Nothing;
+    !takes_long || (!options.quick && round.is_multiple_of(2))
 }
 
 /// Runs the rounds, after one start of each that only fills the page cache.
 pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mut Record) -> Result<()> {
-    let mut all = Starts::ALL;
-    for who in all {
-        who.once(python, 1, &mut Record::default()).await?;
+    let mut all = Kind::STARTED.to_vec();
+    for kind in Kind::STARTED {
+        if let Some(reason) = python.lacks(kind) {
+            record.cannot(kind.name(), reason);
+            all.retain(|other| *other != kind);
+        }
+    }
+    for library in Library::ALL {
+        for kind in &all {
+            // If it cannot be started, that is recorded when it is measured.
+            let _ = once(*kind, python, library, 1, &mut Record::default()).await;
+        }
     }
     for round in 0..options.rounds {
-        eprintln!("ready: round {} of {}", round + 1, options.rounds);
-        for workers in WORKERS {
-            for who in all {
-                who.once(python, workers, record).await?;
+        for library in Library::ALL {
+            for workers in WORKERS {
+                if !belongs(round, library, workers, options) {
+                    continue;
+                }
+                let (round, rounds, name) = (round + 1, options.rounds, library.name());
+                eprintln!("ready: round {round} of {rounds}, {workers} with {name}");
+                for kind in &all {
+                    visit(*kind, python, library, workers, record).await?;
+                }
             }
         }
         all.rotate_left(1);
@@ -104,23 +68,56 @@ pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mu
     Ok(())
 }
 
-fn weigh(system: &str, pids: &[u32], workers: usize, record: &mut Record) -> Result<()> {
-    if pids.len() != workers {
-        return Err(format!("{system} has {} of {workers} workers", pids.len()).into());
+/// One start, unless it is known that it cannot be.
+async fn visit(
+    kind: Kind,
+    python: &Interpreter,
+    library: Library,
+    workers: usize,
+    record: &mut Record,
+) -> Result<()> {
+    let key = key(library, workers, kind);
+    if record.is_out(&key) {
+        return Ok(());
     }
-    let total: f64 = pids
-        .iter()
-        .map(|pid| rollup_kib(*pid, "Pss"))
-        .sum::<Result<_>>()?;
-    record.push(memory_key(workers, system), total / workers as f64);
+    match once(kind, python, library, workers, record).await {
+        Err(error) if kind.is_peer() => record.cannot(key, error),
+        outcome => outcome?,
+    }
     Ok(())
 }
 
-async fn bare(python: &Path, workers: usize) -> Result<()> {
-    let start = || Peer::start("a bare interpreter", Command::new(python).args(["-c", "pass"]));
+/// Starts and ends workers; adds the time and the memory.
+async fn once(
+    kind: Kind,
+    python: &Interpreter,
+    library: Library,
+    workers: usize,
+    record: &mut Record,
+) -> Result<()> {
+    let seconds = if kind == Kind::Bare {
+        bare(&python.python, library, workers).await?
+    } else {
+        let system = System::start(kind, python, workers, library).await?;
+        memory::weigh(&system, library, workers, record).await?;
+        let seconds = system.seconds;
+        system.stop().await?;
+        seconds
+    };
+    record.push(time_key(library, workers, kind), seconds * 1e3);
+    Ok(())
+}
+
+/// As many interpreters at once, until all have ended.
+async fn bare(python: &Path, library: Library, workers: usize) -> Result<f64> {
+    let begin = Instant::now();
+    let program = library
+        .module()
+        .map_or_else(|| "pass".to_owned(), |module| format!("import {module}"));
+    let start = || Peer::start("a bare interpreter", Command::new(python).args(["-c", &program]));
     let mut peers = (0..workers).map(|_| start()).collect::<Result<Vec<_>>>()?;
     for peer in &mut peers {
         peer.finished().await?;
     }
-    Ok(())
+    Ok(begin.elapsed().as_secs_f64())
 }

@@ -1,47 +1,54 @@
 //! From the death of a worker to the first answer of its replacement.
 
-use std::time::Duration;
+use crate::{
+    Result,
+    interpreter::Interpreter,
+    kind::{Kind, Library},
+    options::Options,
+    record::Record,
+    systems::System,
+};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::{Instant, sleep};
-
-use crate::{Result, interpreter::Interpreter, options::Options, record::Record, systems::Ours};
+/// What is measured of a system, without the figure's own name.
+fn key(kind: Kind) -> String {
+    format!("recovery/{}", kind.name())
+}
 
 /// The record's name of one recovery, in milliseconds.
-pub(crate) const KEY: &str = "recovery/ms";
+pub(crate) fn time_key(kind: Kind) -> String {
+    format!("{}/ms", key(kind))
+}
 
-/// Time for a fresh pool to become quiet before its worker is killed.
-const QUIET: Duration = Duration::from_millis(50);
-
-/// Kills the only worker of a fresh pool, many times. A pool of its own for each, so that every death is the
-/// first one and no backoff is part of the measurement.
+/// Kills the only worker of a fresh system, many times. A system of its own for each, so that every death is the first
+/// one and no backoff is part of the measurement.
 pub(crate) async fn measure(python: &Interpreter, options: &Options, record: &mut Record) -> Result<()> {
-    let kills = if options.quick { 10 } else { 40 };
-    eprintln!("recovery: {kills} kills");
-    for _ in 0..kills {
-        let ours = Ours::start(python, 1).await?;
-        let before = ours.worker_pid().await?;
-        sleep(QUIET).await;
-        let victim = i32::try_from(before)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or("a pid")?;
-        // The pool holds the worker's process unreaped while it is alive, so the pid is still its.
-        let start = Instant::now();
-        kill_process(victim, Signal::KILL)?;
-        // The first call may still be given to the dead worker; its caller asks again at once.
-        let after = loop {
-            match ours.worker_pid().await {
-                Ok(pid) => break pid,
-                Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error),
-                Err(_) => {}
+    let kills = if options.quick { 5 } else { 30 };
+    let mut all = Kind::KILLED.to_vec();
+    for kill in 0..kills {
+        eprintln!("recovery: kill {} of {kills}", kill + 1);
+        for kind in &all {
+            let key = key(*kind);
+            if record.is_out(&key) {
+                continue;
             }
-        };
-        record.push(KEY, start.elapsed().as_secs_f64() * 1e3);
-        if after == before {
-            return Err("the killed worker answered".into());
+            if let Some(reason) = python.lacks(*kind) {
+                record.cannot(key, reason);
+                continue;
+            }
+            match once(*kind, python).await {
+                Ok(seconds) => record.push(time_key(*kind), seconds * 1e3),
+                Err(error) if kind.is_peer() => record.cannot(key, error),
+                Err(error) => return Err(error),
+            }
         }
-        ours.stop().await?;
+        all.rotate_left(1);
     }
     Ok(())
+}
+
+async fn once(kind: Kind, python: &Interpreter) -> Result<f64> {
+    let mut system = System::start(kind, python, 1, Library::Nothing).await?;
+    let seconds = system.recover().await?;
+    system.stop().await?;
+    Ok(seconds)
 }

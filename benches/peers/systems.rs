@@ -1,78 +1,128 @@
-//! The systems under comparison, each able to run one [`Cell`] of calls.
+//! The systems under comparison, running.
 
-mod executor;
+mod copies;
+mod driver;
 mod floor;
 mod grpcio;
 mod ours;
 
-pub(crate) use executor::Executor;
-pub(crate) use floor::Floor;
-pub(crate) use grpcio::Grpcio;
-pub(crate) use ours::Ours;
+use tokio::time::Instant;
 
-use crate::{Result, interpreter::Interpreter, load::Cell, stats::Sample};
+use crate::{
+    Result,
+    interpreter::Interpreter,
+    kind::{Kind, Library},
+    load::Cell,
+    stats::Sample,
+};
+use copies::Copies;
+use driver::Driver;
+use floor::Floor;
+use grpcio::Grpcio;
+use ours::Ours;
 
-/// Names as they appear in results.
-pub(crate) mod name {
-    /// This project.
-    pub(crate) const OURS: &str = "snakepit";
-    /// A grpcio server called by the same client.
-    pub(crate) const GRPCIO: &str = "grpcio";
-    /// The standard library's pool.
-    pub(crate) const EXECUTOR: &str = "ProcessPoolExecutor";
-    /// A bare socket loop.
-    pub(crate) const FLOOR: &str = "socket floor";
+/// A system whose workers have all answered.
+#[derive(Debug)]
+pub(crate) struct System {
+    /// Which.
+    pub(crate) kind: Kind,
+    /// Seconds from nothing until each worker had answered.
+    pub(crate) seconds: f64,
+    running: Running,
 }
 
-/// A system with one worker, started and warm.
 #[derive(Debug)]
-pub(crate) enum System {
-    /// This project.
+enum Running {
     Ours(Ours),
-    /// A grpcio server called by the same client.
     Grpcio(Grpcio),
-    /// The standard library's pool.
-    Executor(Executor),
-    /// A bare socket loop.
+    Driver(Driver),
     Floor(Floor),
+    Copies(Copies),
 }
 
 impl System {
-    /// Starts one of each.
-    pub(crate) async fn all(python: &Interpreter) -> Result<Vec<Self>> {
-        Ok(vec![
-            Self::Ours(Ours::start(python, 1).await?),
-            Self::Grpcio(Grpcio::start(python, 1).await?),
-            Self::Executor(Executor::start(python)?),
-            Self::Floor(Floor::start(python).await?),
-        ])
-    }
-
-    /// Its name in results.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Ours(_) => name::OURS,
-            Self::Grpcio(_) => name::GRPCIO,
-            Self::Executor(_) => name::EXECUTOR,
-            Self::Floor(_) => name::FLOOR,
-        }
+    /// Starts `workers` workers at once, each with a library imported.
+    pub(crate) async fn start(
+        kind: Kind,
+        python: &Interpreter,
+        workers: usize,
+        library: Library,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        let running = if let Some(backend) = kind.backend() {
+            Running::Ours(Ours::start(python, backend, workers, library).await?)
+        } else if let Some(peer) = kind.driver() {
+            Running::Driver(Driver::start(python, peer, workers, library).await?)
+        } else {
+            match kind {
+                Kind::Grpcio => {
+                    Running::Grpcio(Grpcio::start(python, "grpcio_server.py", workers, library).await?)
+                }
+                Kind::GrpcioAio => {
+                    Running::Grpcio(Grpcio::start(python, "grpcio_aio_server.py", workers, library).await?)
+                }
+                Kind::Floor => Running::Floor(Floor::start(python, workers).await?),
+                Kind::Copies => Running::Copies(Copies),
+                other => return Err(format!("{} has no workers that stay", other.name()).into()),
+            }
+        };
+        let seconds = match &running {
+            // The start of the program that uses the peer is not the peer's.
+            Running::Driver(driver) => driver.seconds,
+            _ => start.elapsed().as_secs_f64(),
+        };
+        Ok(Self {
+            kind,
+            seconds,
+            running,
+        })
     }
 
     /// Runs one cell.
     pub(crate) async fn load(&mut self, cell: Cell) -> Result<Sample> {
-        match self {
-            Self::Ours(ours) => ours.load(cell).await,
-            Self::Grpcio(grpcio) => grpcio.load(cell).await,
-            Self::Executor(executor) => executor.load(cell).await,
-            Self::Floor(floor) => floor.load(cell).await,
+        match &mut self.running {
+            Running::Ours(ours) => ours.load(cell).await,
+            Running::Grpcio(grpcio) => grpcio.load(cell).await,
+            Running::Driver(driver) => driver.load(cell).await,
+            Running::Floor(floor) => floor.load(cell).await,
+            Running::Copies(copies) => copies.load(cell).await,
+        }
+    }
+
+    /// Kills the only worker of a fresh system. Returns the seconds until another has answered.
+    pub(crate) async fn recover(&mut self) -> Result<f64> {
+        match &mut self.running {
+            Running::Ours(ours) => ours.recover().await,
+            Running::Driver(driver) => driver.recover().await,
+            _ => Err("nothing restarts its workers".into()),
+        }
+    }
+
+    /// The workers' process ids.
+    pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
+        match &self.running {
+            Running::Ours(ours) => ours.pids().await,
+            Running::Grpcio(grpcio) => Ok(grpcio.pids().collect()),
+            Running::Driver(driver) => Ok(driver.pids.clone()),
+            Running::Floor(floor) => Ok(floor.pids().collect()),
+            Running::Copies(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The program that uses the workers; all that the system consists of is below it.
+    pub(crate) fn host(&self) -> u32 {
+        match &self.running {
+            Running::Driver(driver) => driver.host(),
+            _ => std::process::id(),
         }
     }
 
     /// Ends it in its own proper way; dropping it does so by force.
     pub(crate) async fn stop(self) -> Result<()> {
-        match self {
-            Self::Ours(ours) => ours.stop().await,
-            Self::Grpcio(_) | Self::Executor(_) | Self::Floor(_) => Ok(()),
+        match self.running {
+            Running::Ours(ours) => ours.stop().await,
+            Running::Driver(driver) => driver.stop().await,
+            Running::Grpcio(_) | Running::Floor(_) | Running::Copies(_) => Ok(()),
         }
     }
 }

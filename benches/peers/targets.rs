@@ -2,81 +2,112 @@
 
 use crate::{
     calls, dispatch, idle,
-    ready::{self, Starts},
+    kind::{Kind, Library},
+    memory, ready,
     record::Record,
     recovery,
-    systems::name,
-    target::{Goal, Target},
+    spread::Spread,
+    target::{
+        Goal::{self, AtLeast, AtMost},
+        Target,
+    },
 };
 
-/// Every target, in the order they were set.
+/// Every target.
 pub(crate) fn list(record: &Record) -> Vec<Target> {
-    let call = |callers, system, what| format!("{}/{what}", calls::key("1 KiB", callers, system));
-    let p50 = |system| record.ratio(&call(1, name::OURS, "p50_us"), &call(1, system, "p50_us"));
-    let start = |who| ready::key(100, who);
-    let memory = |system| ready::memory_key(100, system);
-    let mut targets = vec![
-        Target::new(
-            "1 KiB, one caller: p50 against grpcio",
-            Goal::AtMost(0.35),
-            "x",
-            p50(name::GRPCIO),
+    let mut targets = call_targets(record);
+    targets.extend(start_targets(record));
+    targets.extend(host_targets(record));
+    targets
+}
+
+fn times(what: &str, goal: Goal, measured: Option<Spread>) -> Target {
+    Target::new(what, goal, "x", measured)
+}
+
+fn call_targets(record: &Record) -> Vec<Target> {
+    let key = |size, callers, kind, what: &str| format!("{}/{what}", calls::key(size, 1, callers, kind));
+    // Our median as a part of another's, its median as a multiple of ours, and our throughput as a multiple of its.
+    let part = |size, kind| {
+        let [ours, its] = [Kind::Snakepit, kind].map(|kind| key(size, 1, kind, "p50_us"));
+        record.ratio(&ours, &its)
+    };
+    let faster = |size, kind| {
+        let [ours, its] = [Kind::Snakepit, kind].map(|kind| key(size, 1, kind, "p50_us"));
+        record.ratio(&its, &ours)
+    };
+    let more = |kind| {
+        let [ours, its] = [Kind::Snakepit, kind].map(|kind| key("1 KiB", 16, kind, "per_s"));
+        record.ratio(&ours, &its)
+    };
+    let one = |name| format!("1 KiB, one caller: p50 against {name}");
+    let sixteen = |name| format!("1 KiB, 16 callers on one worker: throughput against {name}");
+    let array = |name| format!("10 MB array there and back: times faster than {name}");
+    vec![
+        times(&one("the socket floor"), AtMost(1.15), part("1 KiB", Kind::Floor)),
+        times(
+            &one("ProcessPoolExecutor"),
+            AtMost(0.45),
+            part("1 KiB", Kind::Spawn),
         ),
-        Target::new(
-            "1 KiB, one caller: p50 against ProcessPoolExecutor",
-            Goal::AtMost(0.6),
-            "x",
-            p50(name::EXECUTOR),
+        times(&one("grpcio"), AtMost(0.25), part("1 KiB", Kind::Grpcio)),
+        times(&one("Ray"), AtMost(0.1), part("1 KiB", Kind::Ray)),
+        times(&sixteen("grpcio"), AtLeast(8.0), more(Kind::Grpcio)),
+        times(&sixteen("ProcessPoolExecutor"), AtLeast(8.0), more(Kind::Spawn)),
+        times(
+            "10 MB array there and back: p50 against two plain copies",
+            AtMost(2.0),
+            part("10 MB", Kind::Copies),
         ),
-        Target::new(
-            "1 KiB, one caller: p50 against the socket floor",
-            Goal::AtMost(1.7),
-            "x",
-            p50(name::FLOOR),
+        times(&array("grpcio"), AtLeast(8.0), faster("10 MB", Kind::Grpcio)),
+        times(&array("Ray"), AtLeast(3.0), faster("10 MB", Kind::Ray)),
+        times(
+            &array("ProcessPoolExecutor"),
+            AtLeast(20.0),
+            faster("10 MB", Kind::Spawn),
         ),
-        Target::new(
-            "1 KiB, 16 callers on one worker: throughput against grpcio",
-            Goal::AtLeast(2.5),
-            "x",
-            record.ratio(&call(16, name::OURS, "per_s"), &call(16, name::GRPCIO, "per_s")),
-        ),
-        Target::new(
+    ]
+}
+
+fn start_targets(record: &Record) -> Vec<Target> {
+    let start = |library, kind| ready::time_key(library, 100, kind);
+    let weight = |kind| memory::key(Library::Nothing, 100, kind);
+    vec![
+        times(
             "100 cold workers ready: times faster than grpcio",
-            Goal::AtLeast(6.0),
-            "x",
-            record.ratio(&start(Starts::Grpcio), &start(Starts::Ours)),
+            AtLeast(6.0),
+            record.ratio(
+                &start(Library::Nothing, Kind::Grpcio),
+                &start(Library::Nothing, Kind::Snakepit),
+            ),
         ),
-        Target::new(
+        times(
             "memory of an idle worker (PSS, 100 of them) against grpcio",
-            Goal::AtMost(1.0 / 3.0),
-            "x",
-            record.ratio(&memory(name::OURS), &memory(name::GRPCIO)),
+            AtMost(1.0 / 3.0),
+            record.ratio(&weight(Kind::Snakepit), &weight(Kind::Grpcio)),
         ),
         Target::new(
             "worker killed to replacement answering",
-            Goal::AtMost(30.0),
+            AtMost(30.0),
             " ms",
-            record.spread(recovery::KEY),
+            record.spread(&recovery::time_key(Kind::Snakepit)),
         ),
-    ];
-    targets.extend(dispatch::WORKERS.map(|workers| {
+    ]
+}
+
+fn host_targets(record: &Record) -> Vec<Target> {
+    let mut targets = Vec::from(dispatch::WORKERS.map(|workers| {
         let what = format!("no-op dispatch, {workers} in-memory workers");
-        Target::new(
-            &what,
-            Goal::AtMost(5.0),
-            " us",
-            record.spread(&dispatch::key(workers)),
-        )
+        Target::new(&what, AtMost(5.0), " us", record.spread(&dispatch::key(workers)))
     }));
-    targets.push(Target::new(
+    targets.push(times(
         "no-op dispatch is flat: 1,000 workers against 1",
-        Goal::AtMost(1.5),
-        "x",
+        AtMost(1.5),
         record.ratio(&dispatch::key(1000), &dispatch::key(1)),
     ));
     targets.push(Target::new(
         "100 idle workers: host CPU, of one core",
-        Goal::AtMost(1.0),
+        AtMost(1.0),
         " %",
         record.spread(idle::HOST),
     ));

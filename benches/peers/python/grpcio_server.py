@@ -1,6 +1,6 @@
 """The peer: an ordinary grpcio server for the very `snakepit.worker.v1.Worker/Call` that our workers serve.
 
-Usage: grpcio_server.py SOCKET STUBS THREADS. Prints `ready` when it serves and ends at end-of-file on stdin,
+Usage: grpcio_server.py SOCKET STUBS LIBRARY. Prints `ready` when it serves and ends at end-of-file on stdin,
 so it cannot outlive the benchmark.
 """
 
@@ -13,6 +13,11 @@ sys.path.insert(0, sys.argv[2])
 import grpc  # noqa: E402
 from echo_adapter import echo  # noqa: E402
 from snakepit.worker.v1 import worker_pb2, worker_pb2_grpc  # noqa: E402
+from worker_side import bring  # noqa: E402
+
+# One call at a time, as our worker does it. Four and sixteen threads were tried and served it worse or no
+# better, since they wait for each other's GIL.
+THREADS = 1
 
 
 class Echo(worker_pb2_grpc.WorkerServicer):
@@ -25,8 +30,9 @@ class Echo(worker_pb2_grpc.WorkerServicer):
 
 def main() -> None:
     """Serves until stdin closes."""
+    bring(sys.argv[3])
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=int(sys.argv[3])),
+        futures.ThreadPoolExecutor(max_workers=THREADS),
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
     )
     worker_pb2_grpc.add_WorkerServicer_to_server(Echo(), server)

@@ -1,6 +1,6 @@
 //! Ordinary grpcio servers, one process each, called by the client stack that the pool uses.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -9,14 +9,11 @@ use crate::{
     Result,
     client::Client,
     interpreter::Interpreter,
+    kind::Library,
     load::{Cell, closed_loop},
     peer::Peer,
     stats::Sample,
 };
-
-/// Threads of the server: one call at a time, as our worker does it. Four and sixteen threads were tried and
-/// served it worse or no better, since they wait for each other's GIL.
-const THREADS: &str = "1";
 
 /// Servers that have answered a call each.
 #[derive(Debug)]
@@ -26,14 +23,20 @@ pub(crate) struct Grpcio {
 }
 
 impl Grpcio {
-    /// Starts `workers` servers at once; returns when each has answered.
-    pub(crate) async fn start(python: &Interpreter, workers: usize) -> Result<Self> {
+    /// Starts `workers` servers of a program at once; returns when each has answered.
+    pub(crate) async fn start(
+        python: &Interpreter,
+        program: &str,
+        workers: usize,
+        library: Library,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut starting = JoinSet::new();
         for index in 0..workers {
             let path = directory.path().join(format!("{index}.sock"));
-            let mut command = python.program("grpcio_server.py");
-            command.arg(&path).arg(&python.stubs).arg(THREADS);
+            let mut command = python.program(program);
+            let library = library.module().unwrap_or_default();
+            command.arg(&path).arg(&python.stubs).arg(library);
             let peer = Peer::start("a grpcio server", &mut command)?;
             starting.spawn(serve(peer, path));
         }
@@ -52,12 +55,12 @@ impl Grpcio {
         self.workers.iter().map(|(peer, _)| peer.pid())
     }
 
-    /// Calls the first server.
+    /// Calls the servers; each caller has one of them.
     pub(crate) async fn load(&self, cell: Cell) -> Result<Sample> {
-        let (_, client) = self.workers.first().ok_or("a server was started")?;
-        let (client, args) = (client.clone(), arguments(cell.payload));
-        closed_loop(cell, move || {
-            let (client, args) = (client.clone(), args.clone());
+        let clients: Arc<[Client]> = self.workers.iter().map(|(_, client)| client.clone()).collect();
+        let args = arguments(cell.payload.bytes);
+        closed_loop(cell, move |caller| {
+            let (client, args) = (clients[caller % clients.len()].clone(), args.clone());
             async move { client.echo(args).await }
         })
         .await

@@ -1,13 +1,21 @@
-//! This project's pool: the port backend and default settings.
+//! This project's pool: default settings, but for the time that a start may take.
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use snakepit::{Backend, Pool, Value};
-use tokio::task::JoinSet;
+use rustix::process::{Pid, Signal, kill_process};
+use snakepit::{Backend, NdArray, Pool, Value};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Result,
     interpreter::Interpreter,
-    load::{Cell, closed_loop},
+    kind::Library,
+    load::{Cell, Payload, closed_loop},
+    peer::ANSWER,
     stats::Sample,
 };
 
@@ -18,23 +26,39 @@ pub(crate) struct Ours {
     workers: usize,
 }
 
+/// Time for a fresh pool to become quiet before its worker is killed.
+const QUIET: Duration = Duration::from_millis(50);
+
 impl Ours {
     /// Starts a pool of `workers`; returns when each worker is ready and as many calls were answered.
-    pub(crate) async fn start(python: &Interpreter, workers: usize) -> Result<Self> {
-        let pool = Pool::builder()
+    pub(crate) async fn start(
+        python: &Interpreter,
+        backend: Backend,
+        workers: usize,
+        library: Library,
+    ) -> Result<Self> {
+        let builder = Pool::builder()
             .name("peers")
-            .backend(Backend::Port)
+            .backend(backend)
             .python(python.environment.clone())
             .workers(workers)
             .adapter("echo_adapter")
             .path(&python.programs)
-            .start()
-            .await?;
-        let ours = Self { pool, workers };
+            // A hundred imports of pandas at once take longer than a service should have to wait for one worker.
+            .start_timeout(ANSWER)
+            .start_deadline(ANSWER);
+        let builder = match library.module() {
+            Some(module) => builder.adapter(module),
+            None => builder,
+        };
+        let ours = Self {
+            pool: builder.start().await?,
+            workers,
+        };
         let mut calls = JoinSet::new();
         for _ in 0..workers {
             let pool = ours.pool.clone();
-            calls.spawn(async move { echo(&pool, Bytes::from_static(b"x")).await });
+            calls.spawn(async move { echo(&pool, Value::Bytes(Bytes::from_static(b"x"))).await });
         }
         while let Some(done) = calls.join_next().await {
             done??;
@@ -57,20 +81,42 @@ impl Ours {
         }
     }
 
-    /// Asks a worker for its process id.
-    pub(crate) async fn worker_pid(&self) -> Result<u32> {
-        Ok(self.pool.call("os:getpid", ()).await?)
-    }
-
     /// Echoes through the pool, with the same serialisation that any caller has.
     pub(crate) async fn load(&self, cell: Cell) -> Result<Sample> {
-        let payload = Bytes::from(vec![b'x'; cell.payload]);
+        let value = value(cell.payload);
         let pool = self.pool.clone();
-        closed_loop(cell, move || {
-            let (pool, payload) = (pool.clone(), payload.clone());
-            async move { echo(&pool, payload).await }
+        closed_loop(cell, move |_| {
+            let (pool, value) = (pool.clone(), value.clone());
+            async move { echo(&pool, value).await }
         })
         .await
+    }
+
+    /// Kills the only worker. Returns the seconds until its replacement has answered.
+    pub(crate) async fn recover(&self) -> Result<f64> {
+        // As the host sees it: a worker in a PID namespace knows itself by another number.
+        let [worker] = self.pids().await?[..] else {
+            return Err("there is one worker".into());
+        };
+        let pid = i32::try_from(worker).ok().and_then(Pid::from_raw);
+        let before: u32 = self.pool.call("os:getpid", ()).await?;
+        sleep(QUIET).await;
+        // The pool holds the worker's process unreaped while it is alive, so the pid is still its.
+        let start = Instant::now();
+        kill_process(pid.ok_or("a pid")?, Signal::KILL)?;
+        // The first call may still be given to the dead worker; its caller asks again at once.
+        let after: u32 = loop {
+            match self.pool.call("os:getpid", ()).await {
+                Ok(pid) => break pid,
+                Err(error) if start.elapsed() > ANSWER => return Err(error.into()),
+                Err(_) => {}
+            }
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        if after == before && self.pids().await? == [worker] {
+            return Err("the killed worker answered".into());
+        }
+        Ok(seconds)
     }
 
     /// Drains and ends the pool.
@@ -80,10 +126,33 @@ impl Ours {
     }
 }
 
-async fn echo(pool: &Pool, payload: Bytes) -> Result<()> {
-    let sent = payload.len();
-    match pool.call("echo", (Value::Bytes(payload),)).await? {
-        Value::Bytes(answer) if answer.len() == sent => Ok(()),
-        other => Err(format!("the pool answered something else: {other:?}").into()),
+fn value(payload: Payload) -> Value {
+    let data = Bytes::from(vec![b'x'; payload.bytes]);
+    if !payload.array {
+        return Value::Bytes(data);
+    }
+    Value::NdArray(NdArray {
+        dtype: "<f8".to_owned(),
+        shape: vec![payload.bytes as u64 / 8],
+        data,
+    })
+}
+
+async fn echo(pool: &Pool, value: Value) -> Result<()> {
+    let sent = size(&value);
+    let answer: Value = pool.call("echo", (value,)).await?;
+    if sent.is_some() && size(&answer) == sent {
+        Ok(())
+    } else {
+        Err("the pool answered something else".into())
+    }
+}
+
+/// The bytes of a value that is a payload.
+fn size(value: &Value) -> Option<(bool, usize)> {
+    match value {
+        Value::Bytes(bytes) => Some((false, bytes.len())),
+        Value::NdArray(array) => Some((true, array.data.len())),
+        _ => None,
     }
 }
