@@ -7,6 +7,10 @@ use snakepit::Backend;
 pub(crate) enum Kind {
     /// This project, with the default backend.
     Snakepit,
+    /// This project, with workers forked from a template that the port backend starts.
+    ZygotePort,
+    /// The same with a template that the exec backend starts.
+    ZygoteExec,
     /// A synchronous grpcio server.
     Grpcio,
     /// A grpcio server on asyncio.
@@ -46,8 +50,10 @@ impl Kind {
     ];
 
     /// Those that are started.
-    pub(crate) const STARTED: [Self; 10] = [
+    pub(crate) const STARTED: [Self; 12] = [
         Self::Snakepit,
+        Self::ZygotePort,
+        Self::ZygoteExec,
         Self::Grpcio,
         Self::GrpcioAio,
         Self::Spawn,
@@ -60,8 +66,10 @@ impl Kind {
     ];
 
     /// Those of whom a worker is killed; nothing restarts the workers of the others.
-    pub(crate) const KILLED: [Self; 6] = [
+    pub(crate) const KILLED: [Self; 8] = [
         Self::Snakepit,
+        Self::ZygotePort,
+        Self::ZygoteExec,
         Self::Spawn,
         Self::Fork,
         Self::ForkServer,
@@ -73,6 +81,8 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Snakepit => "snakepit",
+            Self::ZygotePort => "snakepit zygote+port",
+            Self::ZygoteExec => "snakepit zygote+exec",
             Self::Grpcio => "grpcio",
             Self::GrpcioAio => "grpcio aio",
             Self::Spawn => "ProcessPoolExecutor (spawn)",
@@ -91,6 +101,8 @@ impl Kind {
     pub(crate) const fn number(self) -> usize {
         match self {
             Self::Snakepit => 0,
+            Self::ZygotePort => 1,
+            Self::ZygoteExec => 2,
             Self::Grpcio => 3,
             Self::GrpcioAio => 4,
             Self::Spawn => 5,
@@ -108,6 +120,8 @@ impl Kind {
     pub(crate) const fn backend(self) -> Option<Backend> {
         match self {
             Self::Snakepit => Some(Backend::Port),
+            Self::ZygotePort => Some(Backend::ZygotePort),
+            Self::ZygoteExec => Some(Backend::ZygoteExec),
             _ => None,
         }
     }

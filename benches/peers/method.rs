@@ -17,6 +17,8 @@ The systems:
 
 - **snakepit**: `Pool` with the port backend and default settings, called from tasks on tokio's multi-thread runtime.
   Only the time that a start may take is longer than the default: a hundred imports of pandas at once need it.
+- **snakepit zygote+port**, **snakepit zygote+exec**: the same, with workers forked from a template that the port or
+  the exec backend starts. A call to such a worker is a call to any, so they are started, weighed and killed only.
 - **grpcio**, **grpcio aio**: a synchronous and an asyncio grpcio server on a Unix socket that implements the same
   `Worker/Call`, called through the same HTTP/2 connection type and generated client as the pool uses, from the same
   runtime. It answers the encoded arguments as they came, and so pays for no decoding: its arrays are bytes.
@@ -39,11 +41,11 @@ second round only.
 *Ready* is the time from nothing until every worker has answered; the files are in the page cache. A worker has
 imported the library before it is ready; 100 workers that import one are started in every second round only. *fork*
 copies a program that has imported it before the clock runs; the fork server is started by the clock, and has imported
-it as its preload. Ray's services (`ray.init`) run before the clock
+it as its preload. A zygote's template, too, is started by the clock. Ray's services (`ray.init`) run before the clock
 does, and so do the few workers that they keep in stock. *python -c* are interpreters that import the library and end.
 
 *Memory* is the proportional set size, right after that: of the workers alone, and with all else that is below the
-calling program, such as Ray's services or a fork server, shared out among the workers.
+calling program, such as Ray's services, a fork server or a template, shared out among the workers.
 
 *Recovery* kills the only worker of a fresh system and calls until another has answered. Nothing restarts a grpcio
 server or a process at a pipe. A ProcessPoolExecutor is broken by it: its user makes a new one, and the time is until

@@ -72,7 +72,7 @@ fn call_targets(record: &Record) -> Vec<Target> {
 fn start_targets(record: &Record) -> Vec<Target> {
     let start = |library, kind| ready::time_key(library, 100, kind);
     let weight = |kind| memory::key(Library::Nothing, 100, kind);
-    vec![
+    let mut targets = vec![
         times(
             "100 cold workers ready: times faster than grpcio",
             AtLeast(6.0),
@@ -92,7 +92,22 @@ fn start_targets(record: &Record) -> Vec<Target> {
             " ms",
             record.spread(&recovery::time_key(Kind::Snakepit)),
         ),
-    ]
+    ];
+    for kind in [Kind::ZygotePort, Kind::ZygoteExec] {
+        let with = format!("100 workers of {} with NumPy", kind.name());
+        targets.push(times(
+            &format!("{with} ready: times faster than grpcio"),
+            AtLeast(35.0),
+            record.ratio(&start(Library::Numpy, Kind::Grpcio), &start(Library::Numpy, kind)),
+        ));
+        targets.push(Target::new(
+            &format!("{with}: memory of each (PSS)"),
+            AtMost(4096.0),
+            " KiB",
+            record.spread(&memory::key(Library::Numpy, 100, kind)),
+        ));
+    }
+    targets
 }
 
 fn host_targets(record: &Record) -> Vec<Target> {
