@@ -72,6 +72,7 @@ pub struct PoolBuilder {
     pub(crate) start_deadline: Duration,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) log_level: u32,
+    pub(crate) arena: Option<u64>,
 }
 
 /// The Python environment of a pool.
@@ -111,6 +112,7 @@ impl PoolBuilder {
             start_deadline: GrpcWorkerSpec::START_DEADLINE,
             heartbeat: Heartbeat::default(),
             log_level: GrpcWorkerSpec::LOG_LEVEL,
+            arena: Some(GrpcWorkerSpec::ARENA),
         }
     }
 
@@ -532,6 +534,16 @@ impl PoolBuilder {
         }
     }
 
+    /// Bytes of memory that each worker shares with the host for large arrays and bytes, each way: arguments and results. Pages
+    /// exist when they are used, so only address space is taken in advance. `None` shares none, and everything goes in messages,
+    /// as does what finds no room. Default 1 GiB; at least 64 KiB, at most 1 TiB.
+    pub fn arena(self, bytes: impl Into<Option<u64>>) -> Self {
+        Self {
+            arena: bytes.into(),
+            ..self
+        }
+    }
+
     /// How the pool is ended. Default: 5 s for running calls, 5 s from SIGTERM to SIGKILL.
     pub fn shutdown(self, shutdown: Shutdown) -> Self {
         self.with(|pool| pool.shutdown = shutdown)
@@ -605,6 +617,16 @@ impl PoolBuilder {
                 "no worker can answer in that time",
             ),
         ];
+        if self
+            .arena
+            .is_some_and(|size| size == 0 || size > GrpcWorkerSpec::MAX_ARENA)
+        {
+            wrong.push(format!(
+                "the arena has {} bytes: 1 to {} can be shared, or none at all",
+                self.arena.unwrap_or(0),
+                GrpcWorkerSpec::MAX_ARENA
+            ));
+        }
         let zero = times.into_iter().filter(|(_, time, _)| time.is_zero());
         wrong.extend(zero.map(|(name, _, why)| format!("{name} is zero: {why}")));
         if matches!(

@@ -56,7 +56,7 @@ pub use snakepit_core::{
     },
     rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
     supervision::Shutdown,
-    worker::{Concurrency, StartError, StartErrorKind, Unhealthy},
+    worker::{ArenaUse, Concurrency, StartError, StartErrorKind, Unhealthy},
 };
 #[cfg(feature = "registry")]
 pub use snakepit_registry as registry;
@@ -90,6 +90,7 @@ mod guide {
 
     page!(readme, "README.md");
     page!(adapters, "adapters.md");
+    page!(arrays, "arrays.md");
     #[cfg(feature = "registry")]
     page!(after_a_crash, "after-a-crash.md");
     page!(calls, "calls.md");

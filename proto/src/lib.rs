@@ -4,6 +4,7 @@
 //! values travel inside `bytes` fields is described in `VALUES.md` beside it. [`preamble`] is what opens an
 //! inherited channel before HTTP/2 begins, and [`stream`] is what HTTP/2 runs on.
 
+pub mod arena;
 pub mod preamble;
 pub mod stream;
 

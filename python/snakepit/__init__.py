@@ -23,6 +23,7 @@ from snakepit._registry import function, health, on_session_end, on_start, on_st
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from snakepit._arrays import empty
     from snakepit._host import Host, HostError, HostFunction, UnknownHostFunction
     from snakepit._input import InputError
     from snakepit._session import Session
@@ -42,6 +43,10 @@ else:
             from snakepit._input import InputError
 
             return InputError
+        if name == "empty":
+            from snakepit._arrays import empty
+
+            return empty
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -57,6 +62,7 @@ __all__ = [
     "UnknownHostFunction",
     "__version__",
     "context",
+    "empty",
     "function",
     "health",
     "on_session_end",

@@ -9,6 +9,15 @@ CANCEL_SIGNAL: int
 def serve(channel: str, adapters: list[str], paths: list[str], threads: int, asyncio: int) -> None:
     """Serves as a worker and ends the process; returns only if the host left before it opened the gate."""
 
+class Block:
+    """Memory shared with the host; it has a buffer, and is given back when nothing uses it."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def make_block(size: int) -> Block | None:
+    """Uninitialised shared memory; ``None`` for a size that needs none, and where there is none or no room."""
+
 class Threads:
     """What a thread needs to run calls."""
 

@@ -25,7 +25,7 @@ SET = 8
 NDARRAY = 9
 
 # Kinds of dtype whose memory is the value: bool, integers, floats, complex, fixed-size bytes and text.
-_PLAIN_KINDS = "biufcSU"
+PLAIN_KINDS = "biufcSU"
 # The integers of timedelta are small; anything else is malformed.
 _INT32 = range(-(2**31), 2**31)
 
@@ -92,14 +92,14 @@ def _reduce_numpy(module: Any, value: Any) -> tuple[int, Any] | None:
         if hasattr(value, "mask") and hasattr(value, "filled"):
             raise Unrepresentable("is a masked array; pass array.filled(...) or its data and mask instead")
         dtype = value.dtype
-        if dtype.kind not in _PLAIN_KINDS:
+        if dtype.kind not in PLAIN_KINDS:
             raise Unrepresentable(f"is an array of dtype {dtype}, which cannot be represented")
         # Flat: an array without dimensions has no shape for the buffer protocol to tell.
         data = module.ascontiguousarray(value).reshape(-1)
         return NDARRAY, (dtype.str, value.shape, data)
     if isinstance(value, module.generic):
         item = value.item()
-        if value.dtype.kind not in _PLAIN_KINDS or isinstance(item, module.generic):
+        if value.dtype.kind not in PLAIN_KINDS or isinstance(item, module.generic):
             raise Unrepresentable(f"is a NumPy scalar of dtype {value.dtype}, which cannot be represented")
         return REPLACED, item
     return None
@@ -202,17 +202,36 @@ _RESTORERS = {
 
 def empty_array(dtype: Any, shape: Any, size: int) -> Any:
     """An array, and a flat view of its memory to be filled with ``size`` bytes."""
+    numpy, parsed = _checked(dtype, shape, size)
+    try:
+        array = numpy.empty(shape, parsed)
+    except (ValueError, MemoryError) as error:
+        raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None
+    return array, array.reshape(-1)
+
+
+def array_over(dtype: Any, shape: Any, memory: Any) -> Any:
+    """An array over memory that is there."""
+    numpy, parsed = _checked(dtype, shape, len(memory))
+    try:
+        return numpy.frombuffer(memory, parsed).reshape(shape)
+    except ValueError as error:
+        raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None
+
+
+def _checked(dtype: Any, shape: Any, size: int) -> tuple[Any, Any]:
+    """NumPy, and the dtype of an array of ``size`` bytes."""
     try:
         import numpy
     except ImportError as error:
         raise Unrepresentable(f"is a NumPy array, and NumPy cannot be imported here: {error}") from None
     if not isinstance(dtype, str) or not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
-        raise Unrepresentable("is an array (ext 9) that is not [dtype, shape, data]")
+        raise Unrepresentable("is an array whose dtype is no text, or whose shape is no list of integers")
     try:
         parsed = numpy.dtype(dtype)
     except (TypeError, ValueError):
         raise Unrepresentable(f"is an array of the unknown dtype {dtype!r}") from None
-    if parsed.kind not in _PLAIN_KINDS:
+    if parsed.kind not in PLAIN_KINDS:
         raise Unrepresentable(f"is an array of dtype {parsed}, which cannot be represented")
     expected = parsed.itemsize
     for extent in shape:
@@ -223,8 +242,4 @@ def empty_array(dtype: Any, shape: Any, size: int) -> Any:
         raise Unrepresentable(
             f"is an array of dtype {dtype} and shape {shape}, which takes {expected} bytes, not {size}"
         )
-    try:
-        array = numpy.empty(shape, parsed)
-    except (ValueError, MemoryError) as error:
-        raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None
-    return array, array.reshape(-1)
+    return numpy, parsed

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use pyo3::prelude::*;
 use snakepit_proto::v1::{CallError, CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::{sync::MutexGuard, time::Instant};
@@ -21,7 +20,8 @@ pub(crate) use glue::Glue;
 pub(crate) use task::TaskCall;
 
 use crate::{
-    jobs::{Consumer, Job},
+    codec::Encoded,
+    jobs::{self, Consumer, Job},
     place::{Place, Runner},
     shared::Shared,
     slot::{CallInfo, Refusal},
@@ -112,8 +112,7 @@ impl Engine {
             Consumer::Call(reply) if reply.is_closed() => {}
             Consumer::Call(reply) => {
                 let outcome = admitted.and_then(|()| Python::attach(|py| self.unary(py, &request, runner)));
-                // The caller may have gone meanwhile.
-                let _ = reply.send(response(request.call_id, outcome));
+                jobs::reply(reply, response(request.call_id, outcome));
             }
             Consumer::Stream(credit, consumer) => {
                 self.yield_items(request, &credit, &consumer, runner, admitted)
@@ -198,7 +197,7 @@ impl Engine {
         py: Python<'_>,
         request: &CallRequest,
         runner: Runner,
-    ) -> Result<Vec<u8>, Box<CallError>> {
+    ) -> Result<Encoded, Box<CallError>> {
         let Begun { place, function } = self.begin(py, request, runner)?;
         let outcome = function
             .and_then(|function| self.invoke(py, place, &function, request))
@@ -357,9 +356,9 @@ impl Drop for Ticket<'_> {
     }
 }
 
-fn response(call_id: u64, outcome: Result<Vec<u8>, Box<CallError>>) -> CallResponse {
+fn response(call_id: u64, outcome: Result<Encoded, Box<CallError>>) -> CallResponse {
     let outcome = match outcome {
-        Ok(value) => Outcome::Value(Bytes::from(value)),
+        Ok(value) => value.into_outcome(),
         Err(error) => Outcome::Error(*error),
     };
     CallResponse {

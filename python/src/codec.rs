@@ -7,7 +7,7 @@ mod encode;
 mod path;
 
 pub(crate) use decode::{DecodeError, Decoder};
-pub(crate) use encode::{EncodeError, Encoder};
+pub(crate) use encode::{EncodeError, Encoded, Encoder};
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyModule};
 
 /// Containers may be nested this deep, both ways.
@@ -17,6 +17,10 @@ pub(crate) const MAX_DEPTH: u32 = 128;
 pub(crate) const EXT_SET: i8 = 8;
 /// Extension code of NumPy arrays.
 pub(crate) const EXT_ARRAY: i8 = 9;
+/// Extension code of NumPy arrays whose data is not in the value.
+pub(crate) const EXT_ARRAY_ELSEWHERE: i8 = 10;
+/// Extension code of bytes that are not in the value.
+pub(crate) const EXT_BYTES_ELSEWHERE: i8 = 11;
 
 /// The functions of `snakepit._values`, for everything that is no builtin type.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(crate) struct Values {
     restore: Py<PyAny>,
     /// An uninitialised array, and a flat view of it to copy into.
     empty_array: Py<PyAny>,
+    /// An array over memory that is there.
+    array_over: Py<PyAny>,
     /// Raised by the above for what cannot be represented.
     unrepresentable: Py<PyAny>,
 }
@@ -42,6 +48,7 @@ fn values(py: Python<'_>) -> PyResult<&Values> {
             reduce: get("reduce")?,
             restore: get("restore")?,
             empty_array: get("empty_array")?,
+            array_over: get("array_over")?,
             unrepresentable: get("Unrepresentable")?,
         })
     })

@@ -20,6 +20,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    arena,
     concurrency::Concurrency,
     host_calls::Requests,
     shared::{Command, EXIT_LOST, Shared},
@@ -100,6 +101,7 @@ impl WorkerControl for Control {
             capabilities: CAPABILITIES
                 .into_iter()
                 .chain(keeps_journal.then_some("journal"))
+                .chain(arena::is_mapped().then_some("arena"))
                 .map(str::to_owned)
                 .collect(),
         }))

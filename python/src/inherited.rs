@@ -13,7 +13,7 @@ use std::{
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use snakepit_proto::preamble::{self, Preamble};
 
-use crate::sys;
+use crate::{arena, sys};
 
 /// The two sockets of an inherited channel.
 #[derive(Debug)]
@@ -99,6 +99,12 @@ pub(crate) fn accept(interrupted: impl Fn() -> bool) -> Result<Option<Inherited>
         .map(|fd| sys::Journal::map(&fd))
         .transpose()
         .map_err(ChannelError::Io)?;
+    if let Some(Err(error)) = descriptors.next().map(|fd| arena::map(&fd)) {
+        // A limit of the address space, say: it is quicker with it, and complete without.
+        eprintln!(
+            "snakepit: cannot map the memory shared with the host, values will go in messages: {error}"
+        );
+    }
     Ok(Some(Inherited {
         data,
         control,

@@ -5,11 +5,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use snakepit_proto::v1::{CallRequest, CallResponse, StreamResponse};
+use snakepit_proto::v1::{
+    CallRequest, CallResponse, StreamResponse, call_response::Outcome, stream_response::Message,
+};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::Status;
 
-use crate::credit::Credit;
+use crate::{arena, credit::Credit};
 
 /// A call on its way.
 #[derive(Debug)]
@@ -37,6 +39,28 @@ pub(crate) enum Consumer {
     Call(oneshot::Sender<CallResponse>),
     /// For items.
     Stream(Arc<Credit>, mpsc::Sender<Result<StreamResponse, Status>>),
+}
+
+/// Answers a call whose caller may have gone meanwhile. What nobody gets of a result is not held for anybody.
+pub(crate) fn reply(to: oneshot::Sender<CallResponse>, response: CallResponse) {
+    if let Err(CallResponse {
+        outcome: Some(Outcome::InArena(value)),
+        ..
+    }) = to.send(response)
+    {
+        arena::take_back(&value.blocks);
+    }
+}
+
+/// Takes back what an item refers to that was not sent.
+pub(crate) fn take_item_back(item: Result<StreamResponse, Status>) {
+    if let Ok(StreamResponse {
+        message: Some(Message::InArena(value)),
+        ..
+    }) = item
+    {
+        arena::take_back(&value.blocks);
+    }
 }
 
 #[derive(Debug, Default)]

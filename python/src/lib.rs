@@ -10,6 +10,7 @@
 //! crosses no threads. On a Unix path or TCP address, and where several calls run side by side, the control thread serves all
 //! connections and calls take a hop: to the main thread, to one of several threads (`threads`), or to the event loop on the main thread (`tasks`).
 
+mod arena;
 mod call;
 mod channel;
 mod codec;
@@ -48,5 +49,6 @@ fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CANCEL_SIGNAL", sys::cancel_signal())?;
     module.add_function(wrap_pyfunction!(entry::serve, module)?)?;
     native::register(module)?;
+    arena::register(module)?;
     host_calls::register(module)
 }

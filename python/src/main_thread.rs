@@ -16,7 +16,7 @@ use crate::{
     call::{Engine, Several},
     concurrency::Concurrency,
     data::Data,
-    jobs::{Consumer, Job, Jobs},
+    jobs::{self, Consumer, Job, Jobs},
     router::Router,
     serve,
     shared::{Command, EXIT_LOST, Shared},
@@ -260,8 +260,7 @@ impl MainLoop {
                         () = reply.closed() => return,
                         response = engine.call(request) => response,
                     };
-                    // The caller may have gone meanwhile.
-                    let _ = reply.send(response);
+                    jobs::reply(reply, response);
                 });
             }
             Consumer::Stream(credit, consumer) => {

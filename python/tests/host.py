@@ -423,11 +423,11 @@ class InheritedWorker(Worker):
         self.relays: list[Relay] = []
         self.channels: list[grpc.Channel] = []
 
-    def open_gate(self, preamble: bytes | None = None) -> None:
-        """Sends the preamble with the control socket, and connects."""
+    def open_gate(self, preamble: bytes | None = None, others: tuple[int, ...] = ()) -> None:
+        """Sends the preamble with the control socket and other descriptors, and connects."""
         near, far = socket.socketpair()
-        message = struct.pack(">8sHHI", b"SNAKEPIT", 1, 1, 0) if preamble is None else preamble
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno()]))]
+        message = struct.pack(">8sHHI", b"SNAKEPIT", 1, 1 + len(others), 0) if preamble is None else preamble
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno(), *others]))]
         self.near.sendmsg([message], rights)
         far.close()
         stubs = []

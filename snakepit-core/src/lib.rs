@@ -26,6 +26,7 @@
 //!
 //! - `conformance` (off by default): the module `conformance`, a suite that tries any launcher against the contract.
 
+mod arena;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

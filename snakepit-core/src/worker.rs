@@ -14,7 +14,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use client::{BoxFuture, ItemStream, TransportError, WorkerClient};
+pub use crate::arena::ArenaUse;
+pub use client::{Aside, BoxFuture, ItemStream, TransportError, WorkerClient};
 pub use concurrency::Concurrency;
 pub use down::{Down, DownReason, Unhealthy};
 pub use error::{StartError, StartErrorKind, StartPhase};
@@ -72,6 +73,11 @@ pub trait Worker: Send + Sync + fmt::Debug {
     /// Whether it wants to be told of the end of a session that has been on it. Default `false`.
     fn ends_sessions(&self) -> bool {
         false
+    }
+
+    /// How the memory that it shares with the host is used; `None`, the default, where there is none.
+    fn arena(&self) -> Option<ArenaUse> {
+        None
     }
 
     /// Takes the input of a call, which is sent to it next under this id. The caller's stream is read as far as the worker's

@@ -114,6 +114,7 @@ impl PoolBuilder {
         spec.start_deadline = self.start_deadline;
         spec.heartbeat = self.heartbeat;
         spec.log_level = self.log_level;
+        spec.arena = self.arena;
         if self.is_zygote() {
             self.fork(&mut spec);
         }

@@ -130,6 +130,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("devices", Plain, |d| &mut d.builder.environment.devices),
         entry("affinity", Plain, |d| &mut d.builder.environment.affinity),
         entry("log_level", LogLevel, |d| &mut d.builder.log_level),
+        entry("arena", Size, |d| &mut d.builder.arena),
         entry("metrics", Plain, |d| &mut d.builder.metrics),
         // How calls wait, run and fail.
         entry("queue_limit", Plain, |d| &mut d.builder.pool.queue_limit),

@@ -10,7 +10,7 @@ use super::{
     report::{Failure, exception},
 };
 use crate::{
-    codec::{DecodeError, Decoder, EncodeError, Encoder},
+    codec::{DecodeError, Decoder, EncodeError, Encoded, Encoder},
     control::micros,
     host_calls::Input,
     place::Place,
@@ -107,10 +107,10 @@ impl Engine {
         place: Place,
         request: &CallRequest,
     ) -> Result<Arguments<'py>, Box<CallError>> {
-        let positional = Decoder::new(py, &request.args)
+        let positional = Decoder::with_blocks(py, &request.args, &request.args_blocks)
             .positional()
             .map_err(|error| self.undecodable(py, place, error, "args"))?;
-        let keyword = Decoder::new(py, &request.kwargs)
+        let keyword = Decoder::with_blocks(py, &request.kwargs, &request.kwargs_blocks)
             .keyword()
             .map_err(|error| self.undecodable(py, place, error, "kwargs"))?;
         let positional = if request.input_credit == 0 {
@@ -169,13 +169,13 @@ impl Engine {
         place: Place,
         value: Bound<'_, PyAny>,
         root: &str,
-    ) -> Result<Vec<u8>, Box<CallError>> {
-        match Encoder::encode(&value) {
-            Ok(bytes) => Ok(bytes),
+    ) -> Result<Encoded, Box<CallError>> {
+        match Encoder::encode_for_host(&value) {
+            Ok(encoded) => Ok(encoded),
             // A future, or a coroutine that was compiled: awaitable, but no coroutine object.
             Err(EncodeError::Unrepresentable(..)) if is_awaitable(&value) => {
                 let value = self.run(py, place, value)?;
-                Encoder::encode(&value).map_err(|error| self.unencodable(py, place, error, root))
+                Encoder::encode_for_host(&value).map_err(|error| self.unencodable(py, place, error, root))
             }
             Err(error) => Err(self.unencodable(py, place, error, root)),
         }

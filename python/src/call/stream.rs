@@ -1,6 +1,5 @@
 //! Calls that yield items: a producer that is never ahead of its consumer's credit.
 
-use bytes::Bytes;
 use pyo3::{
     prelude::*,
     types::{PyIterator, PyTuple},
@@ -8,12 +7,14 @@ use pyo3::{
 use snakepit_proto::v1::{
     CallError, CallRequest, StreamResponse, call_error::Kind, stream_response::Message,
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::SendError};
 use tonic::Status;
 
 use super::{Begun, Engine};
 use crate::{
+    codec::Encoded,
     credit::Credit,
+    jobs,
     place::{Place, Runner},
 };
 
@@ -28,7 +29,7 @@ struct Source {
 
 /// What asking for an item gave.
 enum Step {
-    Item(Vec<u8>),
+    Item(Encoded),
     End,
     Failed(Box<CallError>),
 }
@@ -143,12 +144,13 @@ impl Engine {
             });
             match step {
                 Step::Item(item) => {
-                    let message = Some(Message::Item(Bytes::from(item)));
+                    let message = Some(item.into_message());
                     let response = StreamResponse { call_id, message };
                     if self.is_inline() {
                         self.shared.slot.item_queued();
                     }
-                    if consumer.send(Ok(response)).await.is_err() {
+                    if let Err(SendError(unsent)) = consumer.send(Ok(response)).await {
+                        jobs::take_item_back(unsent);
                         self.close(place, &source);
                         return Ok(());
                     }
@@ -223,7 +225,7 @@ impl Engine {
         self.stay_in_parent(py, &forked);
         match next {
             Ok(Some(item)) => match self.encode(py, place, item, "item") {
-                Ok(bytes) => Step::Item(bytes),
+                Ok(item) => Step::Item(item),
                 Err(error) => Step::Failed(error),
             },
             Ok(None) => Step::End,

@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use pyo3::{intern, prelude::*};
-use snakepit_proto::v1::{CallError, StreamResponse, stream_response::Message};
+use snakepit_proto::v1::{CallError, StreamResponse};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -12,7 +11,8 @@ use super::{
     stream::{end_stream, starved, yields_nothing},
 };
 use crate::{
-    jobs::{Consumer, Job},
+    codec::Encoded,
+    jobs::{self, Consumer, Job},
     place::{Place, Runner},
     sys,
     tasks::Tasks,
@@ -60,8 +60,7 @@ impl Engine {
         let call_id = job.request.call_id;
         match job.consumer {
             Consumer::Call(reply) => {
-                // The caller may have gone.
-                let _ = reply.send(response(call_id, Err(error)));
+                jobs::reply(reply, response(call_id, Err(error)));
             }
             Consumer::Stream(credit, items) => end_stream(call_id, Some(error), &credit, &items).await,
         }
@@ -141,8 +140,7 @@ impl Engine {
                     self.end(py, place);
                     outcome
                 });
-                // The caller may have gone meanwhile.
-                let _ = reply.send(response(call.call_id, outcome));
+                jobs::reply(reply, response(call.call_id, outcome));
             }
             Consumer::Stream(credit, items) => {
                 let produced = match returned {
@@ -194,15 +192,14 @@ impl TaskCall {
     }
 
     /// Ends the call and says how it went; the first end counts.
-    fn finish(&self, py: Python<'_>, outcome: Result<Vec<u8>, Box<CallError>>) {
+    fn finish(&self, py: Python<'_>, outcome: Result<Encoded, Box<CallError>>) {
         self.engine.end(py, self.place);
         let Some(Rest { consumer, _turn }) = lock(&self.rest).take() else {
             return;
         };
         match consumer {
             Consumer::Call(reply) => {
-                // The caller may have gone meanwhile.
-                let _ = reply.send(response(self.call_id, outcome));
+                jobs::reply(reply, response(self.call_id, outcome));
             }
             Consumer::Stream(credit, items) => {
                 let call_id = self.call_id;
@@ -336,8 +333,8 @@ impl TaskCall {
     fn item(&self, item: Bound<'_, PyAny>) -> bool {
         let py = item.py();
         self.engine.stay_in_parent(py, &Ok(item.clone()));
-        let bytes = match self.engine.encode(py, self.place, item, "item") {
-            Ok(bytes) => bytes,
+        let item = match self.engine.encode(py, self.place, item, "item") {
+            Ok(item) => item,
             Err(error) => {
                 self.finish(py, Err(error));
                 return false;
@@ -345,13 +342,19 @@ impl TaskCall {
         };
         let message = StreamResponse {
             call_id: self.call_id,
-            message: Some(Message::Item(Bytes::from(bytes))),
+            message: Some(item.into_message()),
         };
         match &*lock(&self.rest) {
             Some(Rest {
                 consumer: Consumer::Stream(_, items),
                 ..
-            }) => items.try_send(Ok(message)).is_ok(),
+            }) => match items.try_send(Ok(message)) {
+                Ok(()) => true,
+                Err(unsent) => {
+                    jobs::take_item_back(unsent.into_inner());
+                    false
+                }
+            },
             _ => false,
         }
     }

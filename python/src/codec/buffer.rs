@@ -10,6 +10,17 @@ use pyo3::{
     buffer::PyUntypedBuffer, exceptions::PyValueError, ffi, prelude::*,
     sync::critical_section::with_critical_section, types::PyDict,
 };
+use snakepit_proto::v1::Block;
+
+use crate::arena::Arena;
+
+/// Copies bytes into a block of the arena; `None` when there is no room.
+pub(crate) fn bytes_in_arena(bytes: &[u8], arena: &Arena) -> Option<Block> {
+    arena.put(bytes.len(), |to| {
+        // SAFETY: the target is a new block of that many bytes.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    })
+}
 
 /// A C-contiguous buffer of a Python object.
 pub(crate) struct Memory(PyUntypedBuffer);
@@ -49,6 +60,19 @@ impl Memory {
         unsafe { ptr::copy_nonoverlapping(self.0.buf_ptr().cast::<u8>(), into, len) };
         // SAFETY: these bytes were just written.
         unsafe { out.set_len(end + len) };
+    }
+
+    /// A reference to it in the arena: where it is, if it is there, or else a copy; `None` when there is no room.
+    pub(crate) fn in_arena(&self, arena: &Arena, _attached: Python<'_>) -> Option<Block> {
+        let (from, len) = (self.0.buf_ptr().cast::<u8>().cast_const(), self.len());
+        if let Some(reference) = arena.reference(from, len) {
+            return Some(reference);
+        }
+        arena.put(len, |to| {
+            // SAFETY: the buffer is held and contiguous, so `len` bytes are readable at its start; the target is a new block of
+            // that many bytes. As for `append_to`, another thread that writes meanwhile gives us torn data.
+            unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        })
     }
 
     /// Overwrites it.

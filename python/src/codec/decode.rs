@@ -7,7 +7,13 @@ use pyo3::{
 };
 use rmp::Marker;
 
-use super::{EXT_ARRAY, EXT_SET, MAX_DEPTH, buffer::Memory, path::Path, unrepresentable, values};
+use snakepit_proto::v1::Block;
+
+use super::{
+    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH, buffer::Memory, path::Path,
+    unrepresentable, values,
+};
+use crate::arena::{Arena, arena};
 
 /// Why bytes are no value.
 #[derive(Debug)]
@@ -52,11 +58,22 @@ enum Place {
 pub(crate) struct Decoder<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
+    /// What it refers to in the arena.
+    blocks: &'a [Block],
 }
 
 impl<'a, 'py> Decoder<'a, 'py> {
     pub(crate) fn new(py: Python<'py>, bytes: &'a [u8]) -> Self {
-        Self { py, rest: bytes }
+        Self::with_blocks(py, bytes, &[])
+    }
+
+    /// Of a value that may refer to the arena.
+    pub(crate) fn with_blocks(py: Python<'py>, bytes: &'a [u8], blocks: &'a [Block]) -> Self {
+        Self {
+            py,
+            rest: bytes,
+            blocks,
+        }
     }
 
     /// Reads the one value the bytes must hold.
@@ -382,6 +399,11 @@ impl<'a, 'py> Decoder<'a, 'py> {
                 })
             }
             EXT_ARRAY => inner.ndarray(),
+            EXT_ARRAY_ELSEWHERE => inner.ndarray_in(self.blocks),
+            EXT_BYTES_ELSEWHERE => {
+                let (arena, block) = inner.referred(self.blocks)?;
+                Ok(arena.copied(self.py, block).map_err(DecodeError::new)??)
+            }
             code => {
                 let payload = PyBytes::new(self.py, payload);
                 let restore = values(self.py)?.restore.bind(self.py);
@@ -433,5 +455,33 @@ impl<'a, 'py> Decoder<'a, 'py> {
         let (array, memory): (Object<'py>, Object<'py>) = made.extract()?;
         Memory::of(&memory)?.fill(data, self.py)?;
         Ok(array)
+    }
+
+    /// `[dtype, shape, number]`, with the data where the host has put it.
+    fn ndarray_in(&mut self, blocks: &[Block]) -> Result<Object<'py>, DecodeError> {
+        if !matches!(self.marker()?, Marker::FixArray(3)) {
+            return Err(DecodeError::new(
+                "is an array (ext 10) that is not [dtype, shape, buffer]",
+            ));
+        }
+        let dtype = self.value(0, Place::Plain)?;
+        let shape = self.value(0, Place::Hashed)?;
+        let (arena, block) = self.referred(blocks)?;
+        let block = arena.take(block).map_err(DecodeError::new)?;
+        let make = values(self.py)?.array_over.bind(self.py);
+        match make.call1((dtype, shape, Bound::new(self.py, block)?)) {
+            Ok(array) => Ok(array),
+            Err(error) => Err(DecodeError::new(unrepresentable(self.py, error)?)),
+        }
+    }
+
+    /// The block whose number is all that is left.
+    fn referred<'b>(&mut self, blocks: &'b [Block]) -> Result<(&'static Arena, &'b Block), DecodeError> {
+        let number = rmp::decode::read_int::<u32, _>(&mut self.rest);
+        self.finish()?;
+        let block = number.ok().and_then(|number| blocks.get(number as usize));
+        arena()
+            .zip(block)
+            .ok_or_else(|| DecodeError::new("refers to a buffer that did not come along"))
     }
 }

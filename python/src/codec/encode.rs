@@ -1,17 +1,23 @@
 //! Python objects to MessagePack.
 
+use bytes::Bytes;
 use pyo3::{
     prelude::*,
     types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use rmp::encode as write;
+use snakepit_proto::{
+    arena::INLINE_LIMIT,
+    v1::{Block, ValueInArena, call_response::Outcome as CallOutcome, stream_response::Message},
+};
 
 use super::{
-    EXT_ARRAY, EXT_SET, MAX_DEPTH,
-    buffer::{Memory, dict_next},
+    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH,
+    buffer::{Memory, bytes_in_arena, dict_next},
     path::Path,
     unrepresentable, values,
 };
+use crate::arena::{Arena, Sent, arena};
 
 /// What `snakepit._values.reduce` answers besides extension codes (1 to 9).
 const TAG_REPLACED: i8 = 0;
@@ -48,10 +54,47 @@ impl From<PyErr> for EncodeError {
 
 type Outcome = Result<(), EncodeError>;
 
+/// The MessagePack form of a value, and what it refers to in the arena.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    bytes: Bytes,
+    sent: Sent,
+}
+
+impl Encoded {
+    fn in_arena(self) -> ValueInArena {
+        ValueInArena {
+            value: self.bytes,
+            blocks: self.sent.into_wire(),
+        }
+    }
+
+    /// As the result of a call.
+    pub(crate) fn into_outcome(self) -> CallOutcome {
+        if self.sent.is_empty() {
+            CallOutcome::Value(self.bytes)
+        } else {
+            CallOutcome::InArena(self.in_arena())
+        }
+    }
+
+    /// As an item of a stream.
+    pub(crate) fn into_message(self) -> Message {
+        if self.sent.is_empty() {
+            Message::Item(self.bytes)
+        } else {
+            Message::InArena(self.in_arena())
+        }
+    }
+}
+
 /// Writes values one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     out: Vec<u8>,
+    /// Where large buffers go; inside of an extension, and to others than the host, they stay in the value.
+    arena: Option<&'static Arena>,
+    sent: Sent,
 }
 
 /// Writing to memory does not fail; the lengths were checked by [`length`].
@@ -77,6 +120,22 @@ fn deeper(depth: u32) -> Result<u32, EncodeError> {
 }
 
 impl Encoder {
+    /// A value for the host, with large buffers in the arena as far as there is one and room in it.
+    ///
+    /// # Errors
+    /// When it, or something in it, cannot be represented.
+    pub(crate) fn encode_for_host(value: &Bound<'_, PyAny>) -> Result<Encoded, EncodeError> {
+        let mut encoder = Self {
+            arena: arena(),
+            ..Self::default()
+        };
+        encoder.value(value, 0)?;
+        Ok(Encoded {
+            bytes: encoder.out.into(),
+            sent: encoder.sent,
+        })
+    }
+
     /// The bytes of one value.
     ///
     /// # Errors
@@ -123,7 +182,26 @@ impl Encoder {
         Ok(())
     }
 
+    /// Puts a large buffer into the arena, if this is the place for it and there is room; its number.
+    fn put_aside(&mut self, len: usize, put: impl FnOnce(&Arena) -> Option<Block>) -> Option<u32> {
+        if len < INLINE_LIMIT {
+            return None;
+        }
+        let block = put(self.arena?)?;
+        Some(self.sent.push(block))
+    }
+
+    /// Refers to bytes by their number.
+    fn bytes_elsewhere(&mut self, number: u32) -> Outcome {
+        self.extension(EXT_BYTES_ELSEWHERE, |inner| {
+            put(write::write_uint(&mut inner.out, number.into()))
+        })
+    }
+
     fn bytes(&mut self, bytes: &[u8]) -> Outcome {
+        if let Some(number) = self.put_aside(bytes.len(), |arena| bytes_in_arena(bytes, arena)) {
+            return self.bytes_elsewhere(number);
+        }
         // Room for the header too, so that one large value is one allocation.
         self.out.reserve(bytes.len() + 8);
         put(write::write_bin_len(&mut self.out, length(bytes.len())?))?;
@@ -241,6 +319,10 @@ impl Encoder {
 
     fn memory(&mut self, object: &Bound<'_, PyAny>) -> Outcome {
         let memory = Memory::of(object)?;
+        let in_arena = |arena: &Arena| memory.in_arena(arena, object.py());
+        if let Some(number) = self.put_aside(memory.len(), in_arena) {
+            return self.bytes_elsewhere(number);
+        }
         self.out.reserve(memory.len() + 8);
         put(write::write_bin_len(&mut self.out, length(memory.len())?))?;
         memory.append_to(&mut self.out, object.py());
@@ -273,7 +355,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// `[dtype, shape, data]`, with the data copied once, from the array to the message.
+    /// `[dtype, shape, data]`, with the data copied once, from the array to the message; or the number of where it is.
     fn array(&mut self, payload: &Bound<'_, PyAny>, depth: u32) -> Outcome {
         let (dtype, shape, data): (Bound<'_, PyString>, Bound<'_, PyTuple>, Bound<'_, PyAny>) =
             payload.extract()?;
@@ -282,6 +364,14 @@ impl Encoder {
         put(write::write_array_len(&mut head.out, 3))?;
         head.text(&dtype)?;
         head.tuple(&shape, depth.min(MAX_DEPTH - 1))?;
+        let in_arena = |arena: &Arena| memory.in_arena(arena, payload.py());
+        if let Some(number) = self.put_aside(memory.len(), in_arena) {
+            put(write::write_uint(&mut head.out, number.into()))?;
+            let len = length(head.out.len())?;
+            put(write::write_ext_meta(&mut self.out, len, EXT_ARRAY_ELSEWHERE))?;
+            self.out.append(&mut head.out);
+            return Ok(());
+        }
         put(write::write_bin_len(&mut head.out, length(memory.len())?))?;
         self.out.reserve(head.out.len() + memory.len() + 8);
         put(write::write_ext_meta(

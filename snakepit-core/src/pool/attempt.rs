@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     id::{SlotId, WorkerId},
-    rpc::RemoteError,
-    worker::{Down, DownReason, TransportError},
+    rpc::{RemoteError, codec::Encoded},
+    worker::{Aside, BoxFuture, Down, DownReason, ItemStream, TransportError, WorkerClient},
 };
 
 /// A worker that was lost during a call.
@@ -40,8 +40,8 @@ pub(super) struct Loss {
 pub(super) struct Attempt {
     settler: Settler,
     function: Arc<str>,
-    args: Bytes,
-    kwargs: Bytes,
+    args: Encoded,
+    kwargs: Encoded,
     deadline: Option<Limit>,
     queue_timeout: Option<Duration>,
     run_timeout: Option<Duration>,
@@ -127,8 +127,9 @@ impl Attempt {
     fn called(&self) -> Called<'_> {
         Called {
             function: &self.function,
-            args: &self.args,
-            kwargs: &self.kwargs,
+            args: &self.args.bytes,
+            kwargs: &self.kwargs.bytes,
+            aside: [&self.args.aside, &self.kwargs.aside],
         }
     }
 
@@ -197,12 +198,45 @@ impl Attempt {
         CallRequest {
             call_id,
             function: function.to_owned(),
-            args: self.args.clone(),
-            kwargs: self.kwargs.clone(),
+            args: self.args.bytes.clone(),
+            kwargs: self.kwargs.bytes.clone(),
             deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
             session: self.aim.map(|aim| aim.session.0),
             end_session,
             input_credit: 0,
+            args_blocks: Vec::new(),
+            kwargs_blocks: Vec::new(),
+        }
+    }
+
+    /// Large buffers of the arguments, if there are any.
+    fn aside(&self) -> Option<Aside> {
+        let none = self.args.aside.is_empty() && self.kwargs.aside.is_empty();
+        (!none).then(|| Aside::new(self.args.clone(), self.kwargs.clone()))
+    }
+
+    /// Sends the call for its one result.
+    pub(super) fn call(
+        &self,
+        client: &dyn WorkerClient,
+        request: CallRequest,
+    ) -> BoxFuture<Result<CallResponse, TransportError>> {
+        match self.aside() {
+            None => client.call(request),
+            Some(aside) => client.call_with(request, aside),
+        }
+    }
+
+    /// Sends the call for its items.
+    pub(super) fn call_stream(
+        &self,
+        client: &dyn WorkerClient,
+        request: CallRequest,
+        credit: u32,
+    ) -> BoxFuture<Result<ItemStream, TransportError>> {
+        match self.aside() {
+            None => client.call_stream(request, credit),
+            Some(aside) => client.call_stream_with(request, aside, credit),
         }
     }
 
@@ -257,6 +291,10 @@ impl Attempt {
         match answer.outcome {
             Some(Outcome::Value(value)) => Ok(value),
             Some(Outcome::Error(error)) => Err(self.failed(lease, error.into())),
+            Some(Outcome::InArena(value)) => lease.seat().client.receive(&value).map_err(|why| {
+                let why = format!("the worker answered a value that is none: {why}");
+                self.failed(lease, RemoteError::protocol(&why))
+            }),
             None => Err(self.failed(
                 lease,
                 RemoteError::protocol("the worker answered without an outcome"),

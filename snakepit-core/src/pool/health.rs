@@ -181,6 +181,7 @@ fn judge(answer: Result<CallResponse, TransportError>) -> Verdict {
             Kind::Busy | Kind::Cancelled => return Verdict::NotAsked,
             _ => RemoteError::from(error).into(),
         },
+        Some(Outcome::InArena(_)) => Unhealthy::because("its health check answered an array or bytes"),
         None => Unhealthy::because("its health check was answered without an outcome"),
     };
     Verdict::Found(Err(unhealthy))

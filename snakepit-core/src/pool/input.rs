@@ -115,7 +115,7 @@ impl<'a> InputRequest<'a> {
     /// Dropping the future drops the caller's stream and cancels the call.
     pub async fn send<R: DeserializeOwned>(self) -> Result<R, CallError> {
         let value = self.send_raw().await?;
-        Ok(codec::decode(&value)?)
+        Ok(codec::decode_message(&value)?)
     }
 
     /// Makes the call and returns its result as it came, MessagePack encoded.
@@ -126,7 +126,7 @@ impl<'a> InputRequest<'a> {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
-        let (mut attempt, mut underway) = self.begin(|client, request| client.call(request)).await?;
+        let (mut attempt, mut underway) = self.begin(Attempt::call).await?;
         match attempt.within(underway.work()).await {
             Some(Ok(answer)) => {
                 let leaving = is_shutting_down(&answer);
@@ -156,7 +156,7 @@ impl<'a> InputRequest<'a> {
     pub async fn stream<T: DeserializeOwned>(self) -> Result<Items<T>, CallError> {
         let credit = self.request.credit;
         let (mut attempt, mut underway) = self
-            .begin(move |client, request| client.call_stream(request, credit))
+            .begin(move |attempt, client, request| attempt.call_stream(client, request, credit))
             .await?;
         match attempt.within(underway.work()).await {
             Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
@@ -171,7 +171,7 @@ impl<'a> InputRequest<'a> {
     /// Has a worker begin the call.
     async fn begin<T: Begun>(
         self,
-        call: impl FnOnce(&dyn WorkerClient, CallRequest) -> BoxFuture<Result<T, TransportError>>,
+        call: impl FnOnce(&Attempt, &dyn WorkerClient, CallRequest) -> BoxFuture<Result<T, TransportError>>,
     ) -> Result<(Attempt, Underway<T>), CallError> {
         let Self {
             request,
@@ -197,7 +197,7 @@ impl<'a> InputRequest<'a> {
             input_credit: credit,
             ..attempt.call_request(call_id)
         };
-        let work = call(&*lease.seat().client, request);
+        let work = call(&attempt, &*lease.seat().client, request);
         let underway = Underway::new(attempt.settler(), lease, call_id, work).fed(feed);
         Ok((attempt, underway))
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{clock::after, supervision::Quarantine, worker::Down};
@@ -57,6 +58,8 @@ pub(super) struct Called<'a> {
     pub(super) function: &'a Arc<str>,
     pub(super) args: &'a [u8],
     pub(super) kwargs: &'a [u8],
+    /// What they refer to.
+    pub(super) aside: [&'a [Bytes]; 2],
 }
 
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl Suspects {
     }
 
     fn key(&self, call: Called<'_>) -> (Arc<str>, u64) {
-        let hash = self.hasher.hash_one((call.args, call.kwargs));
+        let hash = self.hasher.hash_one((call.args, call.kwargs, call.aside));
         (Arc::clone(call.function), hash)
     }
 
@@ -189,6 +192,7 @@ mod tests {
             function,
             args,
             kwargs: b"",
+            aside: [&[], &[]],
         }
     }
 

@@ -13,7 +13,10 @@ use super::{
     settle::Underway,
     stream::Items,
 };
-use crate::rpc::{CodecError, MAX_MESSAGE_LEN, codec};
+use crate::rpc::{
+    CodecError, MAX_MESSAGE_LEN,
+    codec::{self, Encoded},
+};
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
 /// that an early drop wastes little.
@@ -28,8 +31,8 @@ const OTHER_FIELDS: usize = 128;
 pub struct Request<'a> {
     pub(super) pool: &'a Pool,
     pub(super) function: Arc<str>,
-    pub(super) args: Bytes,
-    pub(super) kwargs: Bytes,
+    pub(super) args: Encoded,
+    pub(super) kwargs: Encoded,
     pub(super) deadline: Option<Duration>,
     pub(super) queue_timeout: Option<Duration>,
     pub(super) run_timeout: Option<Duration>,
@@ -45,8 +48,8 @@ impl<'a> Request<'a> {
         Self {
             pool,
             function,
-            args: Bytes::new(),
-            kwargs: Bytes::new(),
+            args: Encoded::default(),
+            kwargs: Encoded::default(),
             deadline: settings.deadline,
             queue_timeout: settings.queue_timeout,
             run_timeout: settings.run_timeout,
@@ -63,7 +66,7 @@ impl<'a> Request<'a> {
     /// When they cannot be represented, or are no sequence.
     pub fn args<T: Serialize + ?Sized>(self, args: &T) -> Result<Self, CodecError> {
         Ok(Self {
-            args: codec::encode_args(args)?,
+            args: codec::encode_args_aside(args)?,
             ..self
         })
     }
@@ -74,7 +77,7 @@ impl<'a> Request<'a> {
     /// When they cannot be represented, or are no map.
     pub fn kwargs<T: Serialize + ?Sized>(self, kwargs: &T) -> Result<Self, CodecError> {
         Ok(Self {
-            kwargs: codec::encode_kwargs(kwargs)?,
+            kwargs: codec::encode_kwargs_aside(kwargs)?,
             ..self
         })
     }
@@ -154,7 +157,7 @@ impl<'a> Request<'a> {
     /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.
     pub async fn send<R: DeserializeOwned>(self) -> Result<R, CallError> {
         let value = self.send_raw().await?;
-        Ok(codec::decode(&value)?)
+        Ok(codec::decode_message(&value)?)
     }
 
     /// Makes the call and returns its result as it came, MessagePack encoded.
@@ -184,7 +187,7 @@ impl<'a> Request<'a> {
         let mut lease = attempt.checkout(turn).await?;
         let call_id = attempt.begin(&mut lease);
         let request = attempt.call_request(call_id);
-        let work = lease.seat().client.call_stream(request, credit);
+        let work = attempt.call_stream(&*lease.seat().client, request, credit);
         let mut underway = Underway::new(attempt.settler(), lease, call_id, work);
         match attempt.within(underway.work()).await {
             Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
@@ -231,7 +234,7 @@ mod tests {
         let pool = pool.start().await.unwrap();
         let mut request = pool.request("f");
         // Never written to, so it takes no memory.
-        request.args = vec![0; MAX_MESSAGE_LEN - OTHER_FIELDS].into();
+        request.args = Bytes::from(vec![0; MAX_MESSAGE_LEN - OTHER_FIELDS]).into();
         let error = request.clone().send_raw().await.unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     event::EventKind,
-    worker::{BoxFuture, Down, DownReason, Feed, ItemStream, TransportError},
+    worker::{BoxFuture, Down, DownReason, Feed, ItemStream, TransportError, WorkerClient},
 };
 
 /// A cancel can overtake what it is for, since they travel on different connections; it is sent again.
@@ -94,18 +94,26 @@ struct Held<W> {
 /// What the work of a call resolves to first.
 pub(super) trait Begun: Send + 'static {
     /// Resolves when the call is over.
-    fn read_out(self) -> impl Future<Output = Result<(), TransportError>> + Send + 'static;
+    fn read_out(
+        self,
+        client: Arc<dyn WorkerClient>,
+    ) -> impl Future<Output = Result<(), TransportError>> + Send + 'static;
 }
 
 impl Begun for CallResponse {
-    async fn read_out(self) -> Result<(), TransportError> {
+    /// Takes a large result out of the worker's memory, which would hold it for ever otherwise.
+    async fn read_out(self, client: Arc<dyn WorkerClient>) -> Result<(), TransportError> {
+        if let Some(Outcome::InArena(value)) = self.outcome {
+            // Nobody wants it, nor what may be wrong with it.
+            let _ = client.receive(&value);
+        }
         Ok(())
     }
 }
 
 impl Begun for ItemStream {
     /// Grants nothing more; items that are under way are read and thrown away: the stream's end is the producer's.
-    async fn read_out(self) -> Result<(), TransportError> {
+    async fn read_out(self, _: Arc<dyn WorkerClient>) -> Result<(), TransportError> {
         let Self { mut items, credit } = self;
         drop(credit);
         while let Some(item) = items.recv().await {
@@ -158,7 +166,8 @@ impl<T: Begun> Underway<T> {
     pub(super) fn abandon(&mut self) -> Cancelled {
         match self.held.take() {
             Some(Held { lease, work, .. }) => {
-                let end = Box::pin(async move { work.await?.read_out().await });
+                let client = Arc::clone(&lease.seat().client);
+                let end = Box::pin(async move { work.await?.read_out(client).await });
                 self.settler.spawn(lease, self.call_id, end)
             }
             None => Cancelled::over(CancelOutcome::NeverBegan),
@@ -260,7 +269,7 @@ impl StreamUnderway {
     /// Cancels what is left of the stream, in the background.
     pub(super) fn abandon(&mut self) -> Cancelled {
         if let Some(Held { lease, work, .. }) = self.held.take() {
-            let end = work.read_out();
+            let end = work.read_out(Arc::clone(&lease.seat().client));
             self.settler.spawn(lease, self.call_id, Box::pin(end))
         } else {
             Cancelled::over(CancelOutcome::Stopped)

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{health::HealthCheck, latency::Latency};
-use crate::{supervision::ChildInfo, worker::StartError};
+use crate::{
+    supervision::ChildInfo,
+    worker::{ArenaUse, StartError},
+};
 
 /// What a pool does with calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,6 +88,8 @@ pub struct WorkerStatus {
     pub running: usize,
     /// Calls that its present worker runs at the same time; 0 without one.
     pub concurrency: usize,
+    /// How the memory that its present worker shares with the host is used; `None` where there is none.
+    pub arena: Option<ArenaUse>,
     /// How long the running call, of several the first one, has been running.
     pub busy_for: Option<Duration>,
     /// The last health check in the slot: of its present worker, or, if that was not checked yet, of one before it.

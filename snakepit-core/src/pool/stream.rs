@@ -62,7 +62,16 @@ impl<T: DeserializeOwned> Items<T> {
                         let _ = stream.credit.send(self.taken);
                         self.taken = 0;
                     }
-                    Some(codec::decode(&item).map_err(CallError::from))
+                    Some(codec::decode_message(&item).map_err(CallError::from))
+                }
+                // Whoever received it knows the arena, and put it into an item.
+                Some(Message::InArena(_)) | None => {
+                    // Whatever it was meant to be, the call may still be running.
+                    let lease = self.underway.lease()?;
+                    let error = RemoteError::protocol("the worker sent a message without content");
+                    let error = self.attempt.failed(lease, error);
+                    self.underway.abandon();
+                    Some(Err(error))
                 }
                 Some(Message::Error(error)) => {
                     let lease = self.underway.finish()?;
@@ -72,14 +81,6 @@ impl<T: DeserializeOwned> Items<T> {
                     if leaving {
                         self.attempt.leaving(lease);
                     }
-                    Some(Err(error))
-                }
-                None => {
-                    // Whatever it was meant to be, the call may still be running.
-                    let lease = self.underway.lease()?;
-                    let error = RemoteError::protocol("the worker sent a message without content");
-                    let error = self.attempt.failed(lease, error);
-                    self.underway.abandon();
                     Some(Err(error))
                 }
             },

@@ -27,7 +27,7 @@ impl Attempt {
             drop(returning.take());
             (turn.first, turn.accepted) = (true, true);
             let call_id = self.begin(&mut lease);
-            let work = lease.seat().client.call(self.call_request(call_id));
+            let work = self.call(&*lease.seat().client, self.call_request(call_id));
             let mut underway = Underway::new(self.settler(), lease, call_id, work);
             let Some(answer) = self.within(attended(&mut underway)).await else {
                 return Err(self.overdue(underway.abandon()));

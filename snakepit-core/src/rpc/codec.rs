@@ -3,9 +3,16 @@
 //! The encoding is described in `VALUES.md` of `snakepit-proto`. Structs travel as maps by field name, and
 //! sequences of `u8` as bytes.
 
+mod aside;
+mod fill_in;
+mod source;
+
+pub(crate) use aside::{Encoded, place_of};
 use bytes::Bytes;
+pub(crate) use fill_in::{Parts, fill_in};
 use rmp_serde::config::BytesMode;
 use serde::{Serialize, de::DeserializeOwned};
+pub(crate) use source::owned;
 
 /// The deepest nesting accepted, both ways: serde_json's limit too, and safe on a 2 MiB stack in a debug build.
 pub const MAX_DEPTH: usize = 128;
@@ -55,6 +62,10 @@ pub enum CodecError {
 /// # Errors
 /// When `T` has no representation, or nests deeper than [`MAX_DEPTH`].
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
+    aside::nothing_aside(|| write(value))
+}
+
+fn write<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
     let mut buffer = Vec::with_capacity(64);
     let mut serializer = rmp_serde::Serializer::new(&mut buffer)
         .with_struct_map()
@@ -74,7 +85,16 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
 /// # Errors
 /// As [`encode`]; also when the value is not a sequence.
 pub fn encode_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError> {
-    let encoded = encode(args)?;
+    aside::nothing_aside(|| write_args(args))
+}
+
+/// As [`encode_args`], with large buffers kept aside.
+pub(crate) fn encode_args_aside<T: Serialize + ?Sized>(args: &T) -> Result<Encoded, CodecError> {
+    aside::with_aside(|| write_args(args))
+}
+
+fn write_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError> {
+    let encoded = write(args)?;
     match encoded.first().map(|byte| rmp::Marker::from_u8(*byte)) {
         // `()` is nil in MessagePack: no arguments.
         Some(rmp::Marker::Null) => Ok(Bytes::new()),
@@ -92,7 +112,16 @@ pub fn encode_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError>
 /// # Errors
 /// As [`encode`]; also when the value is not a map.
 pub fn encode_kwargs<T: Serialize + ?Sized>(kwargs: &T) -> Result<Bytes, CodecError> {
-    let encoded = encode(kwargs)?;
+    aside::nothing_aside(|| write_kwargs(kwargs))
+}
+
+/// As [`encode_kwargs`], with large buffers kept aside.
+pub(crate) fn encode_kwargs_aside<T: Serialize + ?Sized>(kwargs: &T) -> Result<Encoded, CodecError> {
+    aside::with_aside(|| write_kwargs(kwargs))
+}
+
+fn write_kwargs<T: Serialize + ?Sized>(kwargs: &T) -> Result<Bytes, CodecError> {
+    let encoded = write(kwargs)?;
     match encoded.first().map(|byte| rmp::Marker::from_u8(*byte)) {
         Some(rmp::Marker::Null) => Ok(Bytes::new()),
         Some(rmp::Marker::FixMap(_) | rmp::Marker::Map16 | rmp::Marker::Map32) => Ok(encoded),
@@ -112,6 +141,11 @@ pub fn decode<T: DeserializeOwned>(encoded: &[u8]) -> Result<T, CodecError> {
     decode_bounded(encoded, MAX_DEPTH)
 }
 
+/// As [`decode`]; large buffers of a [`Value`](super::Value) share the message's memory.
+pub(crate) fn decode_message<T: DeserializeOwned>(message: &Bytes) -> Result<T, CodecError> {
+    source::decoding(message, |encoded| decode(encoded))
+}
+
 /// As [`decode`], with another limit of nesting.
 pub(super) fn decode_bounded<T: DeserializeOwned>(encoded: &[u8], depth: usize) -> Result<T, CodecError> {
     let mut deserializer = rmp_serde::Deserializer::from_read_ref(encoded);
@@ -124,7 +158,10 @@ pub(super) fn decode_bounded<T: DeserializeOwned>(encoded: &[u8], depth: usize) 
 
 #[cfg(test)]
 mod tests {
+    use snakepit_proto::arena::INLINE_LIMIT;
+
     use super::*;
+    use crate::rpc::{NdArray, Value};
 
     #[derive(Serialize, serde::Deserialize, PartialEq, Debug)]
     struct Point {
@@ -148,6 +185,98 @@ mod tests {
         let encoded = encode(&(vec![1_u8, 2],)).unwrap();
         assert_eq!(&encoded[..], [0x91, 0xc4, 2, 1, 2]);
         assert_eq!(decode::<(Vec<u8>,)>(&encoded).unwrap().0, [1, 2]);
+    }
+
+    #[test]
+    fn large_buffers_are_kept_aside_and_come_back_into_their_places() {
+        let large = Bytes::from(vec![7; INLINE_LIMIT]);
+        let array = NdArray {
+            dtype: "|u1".to_owned(),
+            shape: vec![2, INLINE_LIMIT as u64 / 2],
+            data: large.clone(),
+        };
+        let small = Value::Bytes(Bytes::from(vec![1; INLINE_LIMIT - 1]));
+        let set = Value::Set(vec![Value::Bytes(large.clone())]);
+        let args = (1, &array, vec![small, Value::Bytes(large.clone())], set, "end");
+        let encoded = encode_args_aside(&args).unwrap();
+        assert_eq!(encoded.aside, [large.clone(), large.clone()]);
+        assert_eq!(encoded.inline(), encode_args(&args).unwrap());
+        let list = [Value::Bytes(large.clone()), Value::Nil];
+        let encoded = encode_args_aside(&list[..]).unwrap();
+        assert_eq!(
+            encoded.aside,
+            [large.clone()],
+            "the first of a list is looked at twice"
+        );
+        assert_eq!(encoded.inline(), encode_args(&list[..]).unwrap());
+        assert!(encode_args_aside(&(1, "small")).unwrap().aside.is_empty());
+    }
+
+    #[test]
+    fn large_buffers_share_the_memory_of_their_message() {
+        let large = Bytes::from(vec![7; INLINE_LIMIT]);
+        let message = encode(&Value::Array(vec![Value::Bytes(large.clone())])).unwrap();
+        let Value::Array(items) = decode_message(&message).unwrap() else {
+            panic!()
+        };
+        let [Value::Bytes(shared)] = &items[..] else {
+            panic!()
+        };
+        assert_eq!(shared, &large);
+        assert!(message.as_ptr_range().contains(&shared.as_ptr()));
+        let Value::Array(items) = decode(&message).unwrap() else {
+            panic!()
+        };
+        let [Value::Bytes(copied)] = &items[..] else {
+            panic!()
+        };
+        assert!(!message.as_ptr_range().contains(&copied.as_ptr()));
+    }
+
+    #[test]
+    fn references_out_of_order_and_torn_values_are_errors() {
+        struct Two;
+        impl Parts for Two {
+            fn len(&self) -> usize {
+                2
+            }
+            fn len_of(&self, _: usize) -> usize {
+                1
+            }
+            fn append(&mut self, part: usize, out: &mut Vec<u8>) -> Result<(), String> {
+                out.push(part as u8);
+                Ok(())
+            }
+        }
+        let good = [0x92, 0xd4, 11, 0, 0xd4, 11, 1];
+        assert_eq!(fill_in(&good, &mut Two).unwrap(), [0x92, 0xc4, 1, 0, 0xc4, 1, 1]);
+        let array = [
+            0x92, 0xc7, 7, 10, 0x93, 0xa3, b'|', b'u', b'1', 0x90, 0, 0xd4, 11, 1,
+        ];
+        let filled = fill_in(&array, &mut Two).unwrap();
+        assert_eq!(
+            filled,
+            [
+                0x92, 0xc7, 9, 9, 0x93, 0xa3, b'|', b'u', b'1', 0x90, 0xc4, 1, 0, 0xc4, 1, 1
+            ]
+        );
+        for (wrong, why) in [
+            (&[0x92, 0xd4, 11, 1, 0xd4, 11, 0][..], "buffer 1 where 0 of 2"),
+            (&[0x92, 0xd4, 11, 0, 0xd4, 11, 0][..], "buffer 0 where 1 of 2"),
+            (
+                &[0x93, 0xd4, 11, 0, 0xd4, 11, 1, 0xd4, 11, 2][..],
+                "buffer 2 where 2 of 2",
+            ),
+            (&[0xd4, 11, 0][..], "1 of 2 buffers"),
+            (&[0xd4, 11, 0xc0][..], "no number"),
+            (&[0xd4, 10, 0][..], "not [dtype, shape, buffer]"),
+            (&[0x93, 0xd4, 11, 0][..], "ends early"),
+            (&[0xdf, 0xff, 0xff, 0xff, 0xff][..], "ends early"),
+            (&[][..], "ends early"),
+        ] {
+            let error = fill_in(wrong, &mut Two).unwrap_err();
+            assert!(error.contains(why), "{wrong:?}: {error}");
+        }
     }
 
     #[test]

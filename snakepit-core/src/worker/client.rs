@@ -2,8 +2,11 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use snakepit_proto::v1::{CallRequest, CallResponse};
+use bytes::Bytes;
+use snakepit_proto::v1::{CallRequest, CallResponse, ValueInArena};
 use tokio::sync::mpsc;
+
+use crate::rpc::codec::Encoded;
 
 /// A boxed future that owns all it needs, so that it can be driven on after its caller has left.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -28,6 +31,29 @@ pub struct ItemStream {
     pub credit: mpsc::UnboundedSender<u32>,
 }
 
+/// Large buffers of a call's arguments, which are not in its request: that only refers to them, until it is known how they
+/// reach the worker.
+#[derive(Debug)]
+pub struct Aside {
+    pub(crate) args: Encoded,
+    pub(crate) kwargs: Encoded,
+}
+
+impl Aside {
+    pub(crate) fn new(args: Encoded, kwargs: Encoded) -> Self {
+        Self { args, kwargs }
+    }
+
+    /// The request with the buffers in it.
+    pub fn inline(&self, request: CallRequest) -> CallRequest {
+        CallRequest {
+            args: self.args.inline(),
+            kwargs: self.kwargs.inline(),
+            ..request
+        }
+    }
+}
+
 /// How calls reach a worker. Which calls may run at the same time is the pool's business.
 pub trait WorkerClient: Send + Sync + fmt::Debug {
     /// Sends a call and waits for its answer.
@@ -36,6 +62,34 @@ pub trait WorkerClient: Send + Sync + fmt::Debug {
     /// Begins a stream; the consumer takes `credit` items before it grants more.
     fn call_stream(&self, request: CallRequest, credit: u32)
     -> BoxFuture<Result<ItemStream, TransportError>>;
+
+    /// As [`call`](Self::call), with large arguments. The default sends them in the request.
+    fn call_with(
+        &self,
+        request: CallRequest,
+        aside: Aside,
+    ) -> BoxFuture<Result<CallResponse, TransportError>> {
+        self.call(aside.inline(request))
+    }
+
+    /// As [`call_stream`](Self::call_stream), with large arguments. The default sends them in the request.
+    fn call_stream_with(
+        &self,
+        request: CallRequest,
+        aside: Aside,
+        credit: u32,
+    ) -> BoxFuture<Result<ItemStream, TransportError>> {
+        self.call_stream(aside.inline(request), credit)
+    }
+
+    /// Takes a value out of the memory that is shared with the worker. The default knows of none.
+    ///
+    /// # Errors
+    /// What is wrong with the value.
+    fn receive(&self, value: &ValueInArena) -> Result<Bytes, String> {
+        let _ = value;
+        Err("it refers to shared memory, and the worker was sent none".to_owned())
+    }
 
     /// Interrupts a call; answers whether it was running.
     fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>>;

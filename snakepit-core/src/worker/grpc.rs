@@ -26,8 +26,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Concurrency, Down, DownReason, Feed, Input, NoInput, StartError, StartTurn, Worker, WorkerClient,
-    WorkerFactory,
+    ArenaUse, Concurrency, Down, DownReason, Feed, Input, NoInput, StartError, StartTurn, Worker,
+    WorkerClient, WorkerFactory,
 };
 use crate::{
     event::Events,
@@ -116,6 +116,9 @@ pub struct GrpcWorkerSpec {
     pub heartbeat: Heartbeat,
     /// Python logging records below this level are not sent. Default [`LOG_LEVEL`](Self::LOG_LEVEL).
     pub log_level: u32,
+    /// Bytes of memory that each worker shares with the host, each way, for large arguments and results; `None` shares none. Pages
+    /// exist when they are used. Default [`ARENA`](Self::ARENA).
+    pub arena: Option<u64>,
     /// Functions that the workers' code can call. Default none.
     pub host_functions: HostFunctions,
 }
@@ -125,6 +128,10 @@ impl GrpcWorkerSpec {
     pub const START_DEADLINE: Duration = Duration::from_secs(30);
     /// The log level: 20, `INFO`.
     pub const LOG_LEVEL: u32 = 20;
+    /// Memory shared with a worker: 1 GiB each way. It costs address space only; what finds no room goes in messages.
+    pub const ARENA: u64 = 1 << 30;
+    /// The most that can be shared each way: 1 TiB.
+    pub const MAX_ARENA: u64 = snakepit_proto::arena::MAX_HALF;
 
     /// Workers that run `program`, with the defaults of the fields' documentation.
     pub fn new(
@@ -152,6 +159,7 @@ impl GrpcWorkerSpec {
             start_deadline: Self::START_DEADLINE,
             heartbeat: Heartbeat::default(),
             log_level: Self::LOG_LEVEL,
+            arena: Some(Self::ARENA),
             host_functions: HostFunctions::new(),
         }
     }
@@ -263,6 +271,10 @@ impl Worker for GrpcWorker {
 
     fn health_check(&self) -> Option<Arc<str>> {
         self.live.health_check.clone()
+    }
+
+    fn arena(&self) -> Option<ArenaUse> {
+        self.live.client.arena.as_ref().map(|arena| arena.usage())
     }
 
     fn feed(&self, call_id: u64, input: Input) -> Result<Feed, NoInput> {

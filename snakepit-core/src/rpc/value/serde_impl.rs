@@ -22,6 +22,8 @@ const UUID: i8 = 6;
 const COMPLEX: i8 = 7;
 const SET: i8 = 8;
 const NDARRAY: i8 = 9;
+const NDARRAY_ELSEWHERE: i8 = 10;
+const BYTES_ELSEWHERE: i8 = 11;
 
 /// Bytes that serialize as MessagePack bin (or as an extension's payload).
 struct Bin<'a>(&'a [u8]);
@@ -46,7 +48,7 @@ impl<'de> Deserialize<'de> for Blob {
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
-                Ok(Blob(Bytes::copy_from_slice(bytes)))
+                Ok(Blob(codec::owned(bytes)))
             }
 
             fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Blob, E> {
@@ -71,6 +73,19 @@ fn ext_of<S: Serializer, T: Serialize + ?Sized>(
     ext(serializer, code, &encoded)
 }
 
+/// Refers to a buffer that is kept aside, or has it in its place.
+fn aside_or<S: Serializer>(
+    buffer: &Bytes,
+    serializer: S,
+    refer: impl FnOnce(S, u32) -> Result<S::Ok, S::Error>,
+    inline: impl FnOnce(S) -> Result<S::Ok, S::Error>,
+) -> Result<S::Ok, S::Error> {
+    match codec::place_of(buffer) {
+        Some(place) => place.keep(buffer, |number| refer(serializer, number)),
+        None => inline(serializer),
+    }
+}
+
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -80,7 +95,12 @@ impl Serialize for Value {
             Self::UInt(value) => serializer.serialize_u64(*value),
             Self::Float(value) => serializer.serialize_f64(*value),
             Self::Str(value) => serializer.serialize_str(value),
-            Self::Bytes(value) => serializer.serialize_bytes(value),
+            Self::Bytes(value) => aside_or(
+                value,
+                serializer,
+                |serializer, number| ext_of(serializer, BYTES_ELSEWHERE, &number),
+                |serializer| serializer.serialize_bytes(value),
+            ),
             Self::Array(items) => serializer.collect_seq(items),
             Self::Map(entries) => {
                 let mut map = serializer.serialize_map(Some(entries.len()))?;
@@ -112,7 +132,13 @@ impl Serialize for Value {
 
 impl Serialize for NdArray {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        ext_of(serializer, NDARRAY, &(&self.dtype, &self.shape, Bin(&self.data)))
+        let head = (&self.dtype, &self.shape);
+        aside_or(
+            &self.data,
+            serializer,
+            |serializer, number| ext_of(serializer, NDARRAY_ELSEWHERE, &(head.0, head.1, number)),
+            |serializer| ext_of(serializer, NDARRAY, &(head.0, head.1, Bin(&self.data))),
+        )
     }
 }
 
@@ -179,7 +205,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_bytes<E>(self, value: &[u8]) -> Result<Value, E> {
-        Ok(Value::Bytes(Bytes::copy_from_slice(value)))
+        Ok(Value::Bytes(codec::owned(value)))
     }
 
     fn visit_byte_buf<E>(self, value: Vec<u8>) -> Result<Value, E> {

@@ -1,19 +1,22 @@
 //! Calls over the worker's connections.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
 
 use snakepit_proto::v1::{
     CallRequest, CallResponse, CancelRequest, PingRequest, ShutdownRequest, StreamRequest, StreamResponse,
-    StreamStart, stream_request::Message, worker_client::WorkerClient as DataClient,
-    worker_control_client::WorkerControlClient,
+    StreamStart, ValueInArena, stream_request::Message, stream_response,
+    worker_client::WorkerClient as DataClient, worker_control_client::WorkerControlClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tonic::{Status, Streaming};
 
 use crate::{
+    arena::{Arena, Placed},
     rpc::{Connection, MAX_MESSAGE_LEN},
-    worker::{BoxFuture, ItemStream, TransportError, WorkerClient},
+    worker::{Aside, BoxFuture, ItemStream, TransportError, WorkerClient},
 };
 
 pub(super) type Data = DataClient<Connection>;
@@ -43,12 +46,76 @@ fn failed(status: &Status) -> TransportError {
 pub(super) struct GrpcClient {
     pub(super) data: Data,
     pub(super) control: Control,
+    /// The memory that it shares with the worker.
+    pub(super) arena: Option<Arc<Arena>>,
+}
+
+impl GrpcClient {
+    /// The request with large arguments where the worker finds them, and what keeps them there.
+    fn place(
+        arena: Option<&Arc<Arena>>,
+        request: CallRequest,
+        aside: &Aside,
+    ) -> (CallRequest, Option<Placed>) {
+        match arena.and_then(|arena| arena.place(&aside.args, &aside.kwargs)) {
+            None => (aside.inline(request), None),
+            Some(placed) => {
+                let request = CallRequest {
+                    args_blocks: placed.args.clone(),
+                    kwargs_blocks: placed.kwargs.clone(),
+                    ..request
+                };
+                (request, Some(placed))
+            }
+        }
+    }
+
+    async fn stream(
+        mut data: Data,
+        request: CallRequest,
+        credit: u32,
+        arena: Option<Arc<Arena>>,
+        placed: Option<Placed>,
+    ) -> Result<ItemStream, TransportError> {
+        let (granted, grants) = mpsc::unbounded_channel();
+        let start = Message::Start(StreamStart {
+            call: Some(request),
+            credit,
+        });
+        let later = UnboundedReceiverStream::new(grants).map(Message::Credit);
+        let messages = tokio_stream::once(start).chain(later);
+        let messages = messages.map(|message| StreamRequest {
+            message: Some(message),
+        });
+        let answers = data
+            .call_stream(messages)
+            .await
+            .map_err(|status| failed(&status))?
+            .into_inner();
+        // The worker sends no more items than were granted, so this never waits for long; one more for the
+        // error that may follow the last item.
+        let (items, receiver) = mpsc::channel(credit as usize + 1);
+        let forward = Forward {
+            items,
+            arena,
+            _placed: placed,
+            ended: false,
+        };
+        tokio::spawn(forward.run(answers));
+        Ok(ItemStream {
+            items: receiver,
+            credit: granted,
+        })
+    }
 }
 
 /// Hands on what a stream yields. Dropped with its runtime before the end, it says so: a stream that was cut off must not look
 /// complete.
 struct Forward {
     items: mpsc::Sender<Result<StreamResponse, TransportError>>,
+    arena: Option<Arc<Arena>>,
+    /// The function may read its arguments until the stream ends.
+    _placed: Option<Placed>,
     ended: bool,
 }
 
@@ -60,7 +127,11 @@ impl Forward {
                 () = self.items.closed() => Ok(None),
             };
             let (item, last) = match answer {
-                Ok(Some(item)) => (Ok(item), false),
+                Ok(Some(item)) => {
+                    let item = self.received(item);
+                    let failed = item.is_err();
+                    (item, failed)
+                }
                 Ok(None) => break,
                 Err(status) => (Err(failed(&status)), true),
             };
@@ -68,6 +139,29 @@ impl Forward {
         }
         self.ended = true;
     }
+
+    /// The message, with what it refers to in it.
+    fn received(&self, response: StreamResponse) -> Result<StreamResponse, TransportError> {
+        let StreamResponse {
+            call_id,
+            message: Some(stream_response::Message::InArena(value)),
+        } = response
+        else {
+            return Ok(response);
+        };
+        let item = receive(self.arena.as_deref(), &value).map_err(|why| TransportError {
+            message: format!("the worker sent an item that is none: {why}"),
+        })?;
+        Ok(StreamResponse {
+            call_id,
+            message: Some(stream_response::Message::Item(item)),
+        })
+    }
+}
+
+fn receive(arena: Option<&Arena>, value: &ValueInArena) -> Result<Bytes, String> {
+    let arena = arena.ok_or("it refers to shared memory, and the worker was sent none")?;
+    arena.take(value)
 }
 
 impl Drop for Forward {
@@ -98,32 +192,41 @@ impl WorkerClient for GrpcClient {
         request: CallRequest,
         credit: u32,
     ) -> BoxFuture<Result<ItemStream, TransportError>> {
-        let mut data = self.data.clone();
+        let (data, arena) = (self.data.clone(), self.arena.clone());
+        Box::pin(Self::stream(data, request, credit, arena, None))
+    }
+
+    fn call_with(
+        &self,
+        request: CallRequest,
+        aside: Aside,
+    ) -> BoxFuture<Result<CallResponse, TransportError>> {
+        let (mut data, arena) = (self.data.clone(), self.arena.clone());
         Box::pin(async move {
-            let (granted, grants) = mpsc::unbounded_channel();
-            let start = Message::Start(StreamStart {
-                call: Some(request),
-                credit,
-            });
-            let later = UnboundedReceiverStream::new(grants).map(Message::Credit);
-            let messages = tokio_stream::once(start).chain(later);
-            let messages = messages.map(|message| StreamRequest {
-                message: Some(message),
-            });
-            let answers = data
-                .call_stream(messages)
-                .await
-                .map_err(|status| failed(&status))?
-                .into_inner();
-            // The worker sends no more items than were granted, so this never waits for long; one more for the
-            // error that may follow the last item.
-            let (items, receiver) = mpsc::channel(credit as usize + 1);
-            tokio::spawn(Forward { items, ended: false }.run(answers));
-            Ok(ItemStream {
-                items: receiver,
-                credit: granted,
-            })
+            let (request, placed) = Self::place(arena.as_ref(), request, &aside);
+            let answer = data.call(request).await;
+            // The worker has answered, and has a hold on what it keeps; or it is lost; or the call is given up, which is when it
+            // is over.
+            drop(placed);
+            Ok(answer.map_err(|status| failed(&status))?.into_inner())
         })
+    }
+
+    fn call_stream_with(
+        &self,
+        request: CallRequest,
+        aside: Aside,
+        credit: u32,
+    ) -> BoxFuture<Result<ItemStream, TransportError>> {
+        let (data, arena) = (self.data.clone(), self.arena.clone());
+        Box::pin(async move {
+            let (request, placed) = Self::place(arena.as_ref(), request, &aside);
+            Self::stream(data, request, credit, arena, placed).await
+        })
+    }
+
+    fn receive(&self, value: &ValueInArena) -> Result<Bytes, String> {
+        receive(self.arena.as_deref(), value)
     }
 
     fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>> {

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -25,6 +28,7 @@ use super::{
     monitor, output,
 };
 use crate::{
+    arena::Arena,
     clock::within,
     event::EventKind,
     id::{SlotId, WorkerId},
@@ -237,7 +241,9 @@ async fn load(
         step: "create the worker's journal",
         source,
     })?;
-    let connecting = connect(channel, &form, &journal);
+    let mut arena = arena(spec, id, &form);
+    let shared = arena.as_ref().map(|(_, fd)| fd.as_fd());
+    let connecting = connect(channel, &form, &journal, shared);
     let connections = or_exit(&process, connecting).await?;
     let (data, control) = match &connections[..] {
         [data, control, ..] => (data.clone(), control.clone()),
@@ -254,6 +260,7 @@ async fn load(
     let host = HostStream::new(spec, id, &process, &control, control_connection);
     let calls_host = agreed.calls_host && !spec.host_functions.is_empty();
     let serving = if calls_host { host.begin() } else { None };
+    arena = arena.filter(|_| agreed.maps_arena);
     progress.phase = StartPhase::Import;
     let pid = process.identity().pid;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
@@ -262,6 +269,7 @@ async fn load(
     let client = Arc::new(GrpcClient {
         data: client::data(data),
         control: control.clone(),
+        arena: arena.map(|(arena, _)| Arc::new(arena)),
     });
     let live = Arc::new(Live {
         id,
@@ -310,11 +318,22 @@ async fn or_exit<T>(
     }
 }
 
+/// The memory to share with a worker that can be sent it. Without it, all values go in messages.
+fn arena(spec: &GrpcWorkerSpec, id: WorkerId, form: &ChannelForm) -> Option<(Arena, OwnedFd)> {
+    let size = spec.arena.filter(|_| *form == ChannelForm::Inherited)?;
+    Arena::new(size)
+        .inspect_err(
+            |error| tracing::warn!(worker = %id, size, %error, "no memory can be shared with the worker"),
+        )
+        .ok()
+}
+
 /// Opens the worker's connections: data and control on an inherited channel, else one for both.
 async fn connect(
     channel: Option<StdUnixStream>,
     form: &ChannelForm,
     journal: &Journal,
+    arena: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<Connection>, StartErrorKind> {
     let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
     let opened = |connection: Result<Connection, ConnectionError>| {
@@ -323,7 +342,11 @@ async fn connect(
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
             let (ours, theirs) = StdUnixStream::pair().map_err(|error| failed(&error))?;
-            send_preamble(&data, &[theirs.as_fd(), journal.as_fd()]).map_err(|error| failed(&error))?;
+            let sent: Vec<_> = [theirs.as_fd(), journal.as_fd()]
+                .into_iter()
+                .chain(arena)
+                .collect();
+            send_preamble(&data, &sent).map_err(|error| failed(&error))?;
             drop(theirs);
             Ok(vec![
                 opened(Connection::open(data).await)?,
@@ -376,6 +399,7 @@ struct Agreed {
     calls_host: bool,
     ends_sessions: bool,
     takes_input: bool,
+    maps_arena: bool,
 }
 
 /// Shakes hands.
@@ -415,6 +439,7 @@ async fn handshake(
             calls_host: has("host"),
             ends_sessions: has("session"),
             takes_input: has("input"),
+            maps_arena: has("arena"),
         })
     } else {
         let theirs = answer.protocol_versions;

@@ -1,0 +1,83 @@
+//! Arrays there and back through shared memory, beside plain copies of them: `cargo bench --bench arena`.
+//!
+//! Needs a Python with NumPy: `SNAKEPIT_BENCH_PYTHON`, or the one that `python/check` makes.
+
+use std::{env, error::Error, hint::black_box, path::PathBuf, time::Duration};
+
+use snakepit::{NdArray, Pool, PythonEnv};
+use tokio::time::Instant;
+
+/// Each figure is the median of as many runs, taken in turn so that all see the same machine.
+const RUNS: usize = 31;
+const SIZES: [usize; 5] = [64 << 10, 1 << 20, 10_000_000, 32 << 20, 100_000_000];
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let shared = pool(Some(1 << 30)).await?;
+    let inline = pool(None).await?;
+    println!(
+        "      bytes   two copies   there and back   of the copies   made there   in messages   (median)"
+    );
+    for size in SIZES {
+        let array = NdArray {
+            dtype: "<f8".to_owned(),
+            shape: vec![size as u64 / 8],
+            data: vec![1; size / 8 * 8].into(),
+        };
+        let (mut copies, mut trips, mut made, mut messages) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut first, mut second) = (vec![0; size], vec![0; size]);
+        for _ in 0..RUNS {
+            let began = Instant::now();
+            first[..array.data.len()].copy_from_slice(black_box(&array.data));
+            second.copy_from_slice(black_box(&first));
+            black_box(&second);
+            copies.push(began.elapsed());
+            trips.push(trip(&shared, &array).await?);
+            made.push(get(&shared, size / 8).await?);
+            messages.push(trip(&inline, &array).await?);
+        }
+        let [copies, trips, made, messages] = [copies, trips, made, messages].map(median);
+        let times = trips.as_secs_f64() / copies.as_secs_f64();
+        println!("{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {messages:>13.1?}");
+    }
+    shared.shutdown().await;
+    inline.shutdown().await;
+    Ok(())
+}
+
+async fn pool(arena: Option<u64>) -> Result<Pool, Box<dyn Error>> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/target/python-venv/bin/python");
+    let python = env::var_os("SNAKEPIT_BENCH_PYTHON").map_or_else(|| PathBuf::from(root), PathBuf::from);
+    let builder = Pool::builder()
+        .workers(1)
+        .python_builder(PythonEnv::builder().interpreter(python))
+        .adapter("arrays")
+        .path(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/arena"))
+        .arena(arena)
+        .metrics(false);
+    Ok(builder.without_registry().start().await?)
+}
+
+/// An array through a function that returns it.
+async fn trip(pool: &Pool, array: &NdArray) -> Result<Duration, Box<dyn Error>> {
+    let began = Instant::now();
+    let back: NdArray = pool.call("same", (array,)).await?;
+    let took = began.elapsed();
+    assert_eq!(back.data.len(), array.data.len());
+    Ok(took)
+}
+
+/// An array that was made in shared memory before.
+async fn get(pool: &Pool, count: usize) -> Result<Duration, Box<dyn Error>> {
+    let began = Instant::now();
+    let made: NdArray = pool.call("ready_made", (count,)).await?;
+    let took = began.elapsed();
+    assert_eq!(made.shape, [count as u64]);
+    Ok(took)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

@@ -1,0 +1,39 @@
+"""Arrays in the memory that a worker shares with its host."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from snakepit import _native
+from snakepit._values import PLAIN_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy
+
+
+def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float) -> numpy.ndarray[Any, Any]:
+    """An uninitialised NumPy array, like ``numpy.empty``, that reaches the host without being copied by Python.
+
+    A function that fills it and returns it, or a contiguous part of it, sends a reference. It is an ordinary array
+    where that makes no difference: small ones, outside of a worker, without shared memory or room in it.
+
+    What the host has taken over is not changed by writing to the array afterwards, but while its answer is on the way it is:
+    leave an array alone once it was returned.
+    """
+    import numpy
+
+    parsed = numpy.dtype(dtype)
+    try:
+        extents = tuple(operator.index(extent) for extent in shape)  # type: ignore[union-attr]
+    except TypeError:
+        extents = (operator.index(shape),)  # type: ignore[arg-type]
+    block = None
+    if parsed.kind in PLAIN_KINDS and min(extents, default=0) >= 0:
+        block = _native.make_block(parsed.itemsize * math.prod(extents))
+    if block is None:
+        return numpy.empty(extents, parsed)
+    return numpy.frombuffer(block, parsed, math.prod(extents)).reshape(extents)

@@ -1,0 +1,162 @@
+//! The memory itself.
+#![expect(
+    unsafe_code,
+    reason = "a mapping that another process writes to is reached through raw pointers and atomics only"
+)]
+
+use std::{
+    io,
+    ops::Range,
+    os::fd::{AsRawFd as _, OwnedFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use snakepit_proto::arena::{FELL_BACK, Layout, Memory, Side};
+
+/// An arena's file, mapped for as long as this lives. It has no name, and a size that nobody can change.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the mapping belongs to no thread. What is shared of it is atomic; `read` and `write` say what keeps them apart.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// A new file with two halves of this size, and a descriptor of it.
+    pub(super) fn new(half: u64) -> io::Result<(Self, OwnedFd)> {
+        let layout = Layout::new(half).ok_or(io::ErrorKind::InvalidInput)?;
+        let fd = memfd_create("snakepit-arena", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, layout.file_len())?;
+        // A worker that shrank it would have the host killed by SIGBUS.
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping of an open file at an address of the kernel's choice touches no memory in use.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len(layout)?,
+                protection,
+                flags,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((Self { base, layout }, fd))
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// As an owner of blocks on one side sees it.
+    pub(super) fn of(&self, side: Side) -> Half<'_> {
+        Half(self, side)
+    }
+
+    /// Where some bytes begin. They must be of a half.
+    fn at(&self, bytes: &Range<u64>) -> *mut u8 {
+        assert!(
+            bytes.is_empty() || self.layout.side_of(bytes).is_some(),
+            "{bytes:?} is not in the arena"
+        );
+        // SAFETY: the file is as long as its layout says and sealed, and the mapping as long as the file; the bytes are in it, as
+        // was just checked (nothing is read of none), and its length was converted to `usize` before.
+        unsafe { self.base.as_ptr().add(bytes.start as usize) }
+    }
+
+    /// Appends bytes of a half to `out`. Bytes of the host's own half must be pinned, so that no other call writes them.
+    pub(super) fn read(&self, bytes: &Range<u64>, out: &mut Vec<u8>) {
+        let len = (bytes.end - bytes.start) as usize;
+        let from = self.at(bytes);
+        out.reserve(len);
+        // SAFETY: `reserve` made room for them, behind what is there.
+        let to = unsafe { out.as_mut_ptr().add(out.len()) };
+        // SAFETY: `from` has `len` bytes by `at`, `to` by `reserve`, in another allocation. Nothing in this process writes to
+        // them: the worker's half is only ever read here, and of the host's own half the caller has pinned them. The worker
+        // may write meanwhile: each byte is loaded once, into memory of our own, through a pointer that is no reference, and
+        // any value is a valid byte.
+        unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        // SAFETY: these bytes were just written.
+        unsafe { out.set_len(out.len() + len) };
+    }
+
+    /// Overwrites bytes of the host's half, which must be those of a block that was just made.
+    pub(super) fn write(&self, bytes: &Range<u64>, data: &[u8]) {
+        let len = (bytes.end - bytes.start) as usize;
+        assert_eq!(len, data.len(), "the block is as long as the data");
+        // SAFETY: the target has `len` bytes by `at`, in another allocation. Nobody else in this process reads or writes them:
+        // nobody else knows of a new block. What the worker does with them concerns its own data.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.at(bytes), len) };
+    }
+
+    fn counter(&self, side: Side, number: u32) -> Option<&AtomicU32> {
+        let offset = self.layout.counter(side, number)?;
+        // SAFETY: counters are in the file's first 64 KiB.
+        let counter = unsafe { self.base.as_ptr().add(offset as usize) };
+        // SAFETY: mapped for as long as `self`, aligned to 4 bytes, and accessed as an atomic only, by the worker too.
+        Some(unsafe { AtomicU32::from_ptr(counter.cast()) })
+    }
+
+    /// Gives back a hold that came with a reference.
+    pub(super) fn release(&self, side: Side, number: u32) {
+        if let Some(counter) = self.counter(side, number) {
+            counter.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Results that found no room.
+    pub(super) fn fell_back(&self) -> u64 {
+        // SAFETY: the counter is in the file's first 64 KiB.
+        let counter = unsafe { self.base.as_ptr().add(FELL_BACK as usize) };
+        // SAFETY: mapped for as long as `self`, aligned to a page, and accessed as an atomic only, by the worker too.
+        unsafe { AtomicU64::from_ptr(counter.cast()) }.load(Ordering::Relaxed)
+    }
+}
+
+fn len(layout: Layout) -> io::Result<usize> {
+    usize::try_from(layout.file_len()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` at this address with this length, and nothing that borrows it is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.layout.file_len() as usize) };
+    }
+}
+
+/// The memory of one side's blocks.
+pub(super) struct Half<'a>(&'a Mapping, Side);
+
+impl Memory for Half<'_> {
+    fn holds(&self, number: u32) -> u32 {
+        let counter = self.0.counter(self.1, number);
+        counter.map_or(0, |counter| counter.load(Ordering::Acquire))
+    }
+
+    fn clear(&self, number: u32) {
+        if let Some(counter) = self.0.counter(self.1, number) {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn give_back(&self, bytes: Range<u64>) {
+        let len = (bytes.end - bytes.start) as usize;
+        // SAFETY: the bytes are of a half by `at`, and of no block. As a hole in the file they read as zeros.
+        let given = unsafe { libc::madvise(self.0.at(&bytes).cast(), len, libc::MADV_REMOVE) };
+        if given != 0 {
+            // They stay for the next block; nothing else is lost.
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, len, "cannot give pages of the arena back");
+        }
+    }
+}
