@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float) -> numpy.ndarray[Any, Any]:
-    """An uninitialised NumPy array, like ``numpy.empty``, that reaches the host without being copied by Python.
+    """An uninitialised NumPy array, as of ``numpy.empty``, that reaches the host without a copy by Python.
 
-    A function that fills it and returns it, or a contiguous part of it, sends a reference. It is an ordinary array
-    where that makes no difference: small ones, outside of a worker, without shared memory or room in it.
+    A function that fills it and returns it, or a contiguous part of it, sends a reference. It is an ordinary
+    array where that makes no difference: a small one, outside of a worker, without shared memory or room.
 
-    What the host has taken over is not changed by writing to the array afterwards, but while its answer is on the way it is:
-    leave an array alone once it was returned.
+    What the host has taken over is not changed by writing to the array afterwards, but while the answer is
+    on its way it is: leave an array alone once it was returned.
     """
     import numpy
 
@@ -36,4 +36,5 @@ def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float) ->
         block = _native.make_block(parsed.itemsize * math.prod(extents))
     if block is None:
         return numpy.empty(extents, parsed)
-    return numpy.frombuffer(block, parsed, math.prod(extents)).reshape(extents)
+    flat: numpy.ndarray[Any, Any] = numpy.frombuffer(memoryview(block), parsed, math.prod(extents))
+    return flat.reshape(extents)

@@ -16,7 +16,7 @@ class Block:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def make_block(size: int) -> Block | None:
-    """Uninitialised shared memory; ``None`` for a size that needs none, and where there is none or no room."""
+    """Uninitialised shared memory; ``None`` for a size that needs none, and where there is no room."""
 
 class Threads:
     """What a thread needs to run calls."""

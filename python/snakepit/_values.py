@@ -226,7 +226,7 @@ def _checked(dtype: Any, shape: Any, size: int) -> tuple[Any, Any]:
     except ImportError as error:
         raise Unrepresentable(f"is a NumPy array, and NumPy cannot be imported here: {error}") from None
     if not isinstance(dtype, str) or not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
-        raise Unrepresentable("is an array whose dtype is no text, or whose shape is no list of integers")
+        raise Unrepresentable("is an array that is not [dtype, shape, data]")
     try:
         parsed = numpy.dtype(dtype)
     except (TypeError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -20,7 +20,9 @@ HOST_COUNTERS = 4 << 10
 WORKER_COUNTERS = 20 << 10
 LARGE = 64 << 10
 
-pytestmark = pytest.mark.parametrize("mode", [{}, {"threads": 2}, {"asyncio": 2}], ids=["one", "threads", "asyncio"])
+pytestmark = pytest.mark.parametrize(
+    "mode", [{}, {"threads": 2}, {"asyncio": 2}], ids=["one", "threads", "asyncio"]
+)
 
 
 class Host:
@@ -94,9 +96,9 @@ def array_at(number: int, dtype: str, shape: list[int]) -> bytes:
 
 
 @pytest.fixture
-def host(inherited_worker: Callable[..., InheritedWorker], mode: dict[str, int]) -> Iterator[Host]:
+def host(inherited_worker: Callable[..., InheritedWorker], mode: dict[str, int]) -> Host:
     """A worker with an arena."""
-    yield Host(inherited_worker(ready=False), mode)
+    return Host(inherited_worker(ready=False), mode)
 
 
 def test_the_worker_says_that_it_has_the_arena(host: Host) -> None:
@@ -195,7 +197,12 @@ def test_references_to_anywhere_else_are_refused(host: Host) -> None:
             with pytest.raises(CallFailed) as failed:
                 host.call("echo", value, (wrong,))
             assert failed.value.kind == "BAD_ARGUMENTS"
-    for value in (bytes_at(1), array_at(0, "|u1", [LARGE + 1]), array_at(0, "O", [LARGE // 8]), b"\xd4\x0b\xc0"):
+    for value in (
+        bytes_at(1),
+        array_at(0, "|u1", [LARGE + 1]),
+        array_at(0, "O", [LARGE // 8]),
+        b"\xd4\x0b\xc0",
+    ):
         with pytest.raises(CallFailed) as failed:
             host.call("echo", value, (good,))
         assert failed.value.kind == "BAD_ARGUMENTS"
@@ -205,7 +212,12 @@ def test_references_to_anywhere_else_are_refused(host: Host) -> None:
 def test_empty_is_as_numpy_has_it(host: Host) -> None:
     assert _native.decode(host.call_with("numpy_agrees").value) is True
     assert _native.decode(host.call_with("is_ordinary").value) == [True] * 5
-    assert _native.decode(host.call_with("wrong_shapes").value) == ["ValueError", "ValueError", "TypeError", "TypeError"]
+    assert _native.decode(host.call_with("wrong_shapes").value) == [
+        "ValueError",
+        "ValueError",
+        "TypeError",
+        "TypeError",
+    ]
 
 
 def test_without_an_arena_arrays_are_ordinary(
