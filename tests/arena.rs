@@ -5,10 +5,11 @@ mod common;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use common::{builder, until};
-use snakepit::{ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, Value};
+use snakepit::{ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, Value, core::worker::Heartbeat};
 
 /// More than the shared memory keeps of what is freed.
 const LARGE: usize = 24 << 20;
@@ -242,15 +243,25 @@ async fn a_thousand_round_trips_leave_memory_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_values_give_their_pages_back() {
-    let pool = pool().await;
+    let heartbeat = Heartbeat {
+        interval: Duration::from_millis(50),
+        ..Heartbeat::default()
+    };
+    let pool = builder()
+        .adapter("arrays")
+        .heartbeat(heartbeat)
+        .start()
+        .await
+        .unwrap();
     let sent = Value::Bytes(vec![7; 100 << 20].into());
     assert!(pool.call::<_, Value>("echo", (&sent,)).await.unwrap() == sent);
     drop(sent);
-    // The next result looks for what came back.
-    let _: Value = pool.call("filled", (100_000, 1)).await.unwrap();
     until_arguments_are_gone(&pool).await;
-    let resident: u64 = pool.call("resident", ()).await.unwrap();
-    assert!(resident <= (2 * 16 + 2) << 20, "{resident} bytes are resident");
+    until("little more than what is kept is resident", async || {
+        let resident: u64 = pool.call("resident", ()).await.unwrap();
+        resident <= (2 * 16 + 1) << 20
+    })
+    .await;
     pool.shutdown().await;
 }
 
@@ -276,7 +287,7 @@ async fn calls_that_are_given_up_leave_nothing_behind() {
     for _ in 0..20 {
         let call = pool.call::<_, Value>("echo", (&sent,));
         // Some are given up before they begin, others when they are answered.
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(2), call).await;
+        let _ = tokio::time::timeout(Duration::from_millis(2), call).await;
     }
     // There is room for one of them each way: whatever was left behind would show.
     until("there is room again", async || {

@@ -37,7 +37,8 @@ pub const GRAIN: u64 = 64 << 10;
 /// Blocks that a side can have at the same time.
 pub const NUMBERS: u32 = 4096;
 
-/// Freed memory that a side keeps to use again, in bytes; the pages of the rest go back to the system.
+/// Freed memory that a side keeps for good to use again, in bytes. Pages beyond go back to the system when they were not needed for
+/// a while.
 pub const KEEP: u64 = 16 << 20;
 
 /// The largest half, in bytes: both fit into the address space of any process several times.

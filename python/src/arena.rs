@@ -227,6 +227,13 @@ pub(crate) fn take_back(blocks: &[v1::Block]) {
     }
 }
 
+/// Gives pages back that results do not need any more. Called now and then.
+pub(crate) fn tidy() {
+    if let Some(arena) = arena() {
+        lock(&arena.blocks).tidy(&arena.mapping.of(Side::Worker));
+    }
+}
+
 /// A block for `snakepit.empty`; `None` where a plain array does as well, or there is no room.
 #[pyfunction]
 fn make_block(size: usize) -> Option<Block> {

@@ -129,6 +129,7 @@ impl WorkerControl for Control {
         let activity = self.shared.slot.activity();
         self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
         self.shared.heartbeat.notify_one();
+        arena::tidy();
         Ok(Response::new(PingResponse {
             call_id: activity.oldest.map(|(call_id, _)| call_id),
             call_us: activity.oldest.map_or(0, |(_, time)| micros(time)),

@@ -82,6 +82,11 @@ impl Arena {
         }
     }
 
+    /// Gives pages back that arguments do not need any more. Called now and then.
+    pub(crate) fn tidy(&self) {
+        self.blocks().tidy(&self.mapping.of(Side::Host));
+    }
+
     /// Copies what was kept aside of a call's arguments into blocks; `None`, counted, when they do not all fit.
     pub(crate) fn place(self: &Arc<Self>, args: &Encoded, kwargs: &Encoded) -> Option<Placed> {
         let mut placed = Placed {

@@ -44,12 +44,8 @@ pub struct Blocks {
 impl Blocks {
     /// No blocks, in the half of `side`.
     pub fn new(layout: Layout, side: Side) -> Self {
-        Self::with_keep(layout, side, KEEP)
-    }
-
-    fn with_keep(layout: Layout, side: Side, keep: u64) -> Self {
         Self {
-            space: Space::new(layout.half(side), keep),
+            space: Space::new(layout.half(side)),
             live: Vec::new(),
             vacant: Vec::new(),
             begins: BTreeMap::new(),
@@ -134,7 +130,7 @@ impl Blocks {
             return;
         }
         if memory.holds(number) == 0 {
-            self.free(number, memory);
+            self.free(number);
         } else if !self.lingering.contains(&number) {
             self.lingering.push(number);
         }
@@ -146,19 +142,25 @@ impl Blocks {
             match self.live(number) {
                 Some(live) if live.pins > 0 => {}
                 Some(_) if memory.holds(number) > 0 => self.lingering.push(number),
-                Some(_) => self.free(number, memory),
+                Some(_) => self.free(number),
                 None => {}
             }
         }
     }
 
-    fn free(&mut self, number: u32, memory: &impl Memory) {
+    /// Gives the pages of freed blocks back that nobody needed since the last time, but for [`KEEP`] bytes. Called now and then.
+    pub fn tidy(&mut self, memory: &impl Memory) {
+        self.reclaim(memory);
+        self.space.tidy(KEEP, |bytes| memory.give_back(bytes));
+    }
+
+    fn free(&mut self, number: u32) {
         let Some(live) = self.live.get_mut(number as usize).and_then(Option::take) else {
             return;
         };
         self.begins.remove(&live.bytes.start);
         self.vacant.push(number);
-        self.space.free(live.room, |bytes| memory.give_back(bytes));
+        self.space.free(live.room);
     }
 }
 

@@ -54,6 +54,11 @@ impl Intervals {
         }
     }
 
+    /// The last of them.
+    pub(super) fn last(&self) -> Option<Range<u64>> {
+        self.ends.last_key_value().map(|(start, end)| *start..*end)
+    }
+
     /// The first place with this much room.
     pub(super) fn first_fit(&self, len: u64) -> Option<Range<u64>> {
         let fits = self.ends.iter().find(|(start, end)| *end - *start >= len);

@@ -36,17 +36,14 @@ impl Memory for Fake {
     }
 }
 
-fn blocks(grains: u64, keep: u64) -> (Blocks, Fake) {
+fn blocks(grains: u64) -> (Blocks, Fake) {
     let layout = Layout::new(grains * GRAIN).unwrap();
-    (
-        Blocks::with_keep(layout, Side::Host, keep * GRAIN),
-        Fake::default(),
-    )
+    (Blocks::new(layout, Side::Host), Fake::default())
 }
 
 #[test]
 fn a_block_is_used_again_when_nobody_has_it() {
-    let (mut blocks, memory) = blocks(4, 4);
+    let (mut blocks, memory) = blocks(4);
     let (number, bytes) = blocks.make(3 * GRAIN, &memory).unwrap();
     assert_eq!(blocks.make(2 * GRAIN, &memory), None, "no room");
     memory.set(number, 1);
@@ -58,20 +55,33 @@ fn a_block_is_used_again_when_nobody_has_it() {
 }
 
 #[test]
-fn pages_beyond_those_that_are_kept_are_given_back_once() {
-    let (mut blocks, memory) = blocks(8, 2);
-    let (first, _) = blocks.make(3 * GRAIN, &memory).unwrap();
-    let (second, _) = blocks.make(5 * GRAIN, &memory).unwrap();
-    blocks.unpin(first, &memory);
-    assert_eq!(memory.given_back(), GRAIN);
-    blocks.unpin(second, &memory);
-    assert_eq!(memory.given_back(), 6 * GRAIN);
-    assert_eq!(blocks.taken(), 0);
+fn pages_that_nobody_needed_for_a_while_are_given_back() {
+    let keep = KEEP / GRAIN;
+    let (mut blocks, memory) = blocks(8 * keep);
+    let (large, _) = blocks.make(5 * KEEP, &memory).unwrap();
+    blocks.unpin(large, &memory);
+    blocks.tidy(&memory);
+    assert_eq!(memory.given_back(), 0, "they were in use");
+    for _ in 0..3 {
+        // As large a value again, each time.
+        let (large, _) = blocks.make(5 * KEEP, &memory).unwrap();
+        blocks.unpin(large, &memory);
+        blocks.tidy(&memory);
+    }
+    assert_eq!(memory.given_back(), 0, "they are in use");
+    let (small, _) = blocks.make(KEEP, &memory).unwrap();
+    blocks.unpin(small, &memory);
+    blocks.tidy(&memory);
+    assert_eq!(memory.given_back(), 3 * KEEP, "all but what is in use, and as much again");
+    blocks.tidy(&memory);
+    assert_eq!(memory.given_back(), 4 * KEEP, "and now but what is kept");
+    blocks.tidy(&memory);
+    assert_eq!((memory.given_back(), blocks.taken()), (4 * KEEP, 0));
 }
 
 #[test]
 fn a_block_is_known_by_its_bytes_and_no_others() {
-    let (mut blocks, memory) = blocks(4, 4);
+    let (mut blocks, memory) = blocks(4);
     let (number, bytes) = blocks.make(GRAIN + 1, &memory).unwrap();
     let inside = bytes.start + 7..bytes.end;
     assert!(
@@ -94,7 +104,7 @@ fn a_block_is_known_by_its_bytes_and_no_others() {
 
 #[test]
 fn numbers_run_out_before_room_does() {
-    let (mut blocks, memory) = blocks(u64::from(NUMBERS) + 1, 0);
+    let (mut blocks, memory) = blocks(u64::from(NUMBERS) + 1);
     let made = (0..NUMBERS).map(|_| blocks.make(1, &memory).unwrap().0);
     assert!(made.eq(0..NUMBERS));
     assert_eq!(blocks.make(1, &memory), None);
@@ -109,13 +119,15 @@ enum Step {
     Unpin(prop::sample::Index),
     /// What the other side writes, whatever it is.
     Scribble(u32, u32),
+    Tidy,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        3 => (0..5 * GRAIN).prop_map(Step::Make),
+        3 => (0..5 * KEEP).prop_map(Step::Make),
         1 => any::<prop::sample::Index>().prop_map(Step::Pin),
         3 => any::<prop::sample::Index>().prop_map(Step::Unpin),
+        1 => Just(Step::Tidy),
         2 => (0..8_u32, 0..3_u32).prop_map(|(number, holds)| Step::Scribble(number, holds)),
     ];
     let most = if cfg!(miri) { 20 } else { 200 };
@@ -132,8 +144,9 @@ proptest! {
     /// Whatever the counters say, blocks that the owner uses stay apart, in the half, and theirs.
     #[test]
     fn pinned_blocks_never_share_a_byte(steps in steps()) {
-        let layout = Layout::new(16 * GRAIN).unwrap();
-        let (mut blocks, memory) = blocks(16, 3);
+        let grains = 16 * KEEP / GRAIN;
+        let layout = Layout::new(grains * GRAIN).unwrap();
+        let (mut blocks, memory) = blocks(grains);
         let mut pinned: Vec<(u32, Range<u64>)> = Vec::new();
         for step in steps {
             match step {
@@ -162,6 +175,15 @@ proptest! {
                 }
                 Step::Pin(_) | Step::Unpin(_) => {}
                 Step::Scribble(number, holds) => memory.set(number, holds),
+                Step::Tidy => {
+                    blocks.tidy(&memory);
+                    for bytes in memory.given_back.take() {
+                        for (_, used) in &pinned {
+                            let apart = used.end <= bytes.start || bytes.end <= used.start;
+                            prop_assert!(apart, "{:?} of {:?} was given back", bytes, used);
+                        }
+                    }
+                }
             }
         }
         memory.holds.borrow_mut().clear();

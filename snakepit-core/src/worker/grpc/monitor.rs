@@ -86,7 +86,13 @@ async fn heartbeat(worker: std::sync::Weak<Live>) {
     };
     loop {
         sleep_until(next_beat(id, settings.interval, Instant::now())).await;
-        let Some(control) = worker.upgrade().map(|worker| worker.control.clone()) else {
+        let Some(control) = worker.upgrade().map(|worker| {
+            if let Some(arena) = &worker.client.arena {
+                // The worker does the same for its half when the ping comes.
+                arena.tidy();
+            }
+            worker.control.clone()
+        }) else {
             return;
         };
         // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
