@@ -54,7 +54,7 @@ pub use snakepit_core::{
         PoolStartError, PoolStatus, ReplaceCause, Request, RestartError, Restarted, Session, SessionLost,
         SessionMode, Verdict, WorkerLost,
     },
-    rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, Value},
+    rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, SharedArray, Value},
     supervision::Shutdown,
     worker::{ArenaUse, Concurrency, StartError, StartErrorKind, Unhealthy},
 };

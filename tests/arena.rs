@@ -9,7 +9,10 @@ use std::{
 };
 
 use common::{builder, until};
-use snakepit::{ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, Value, core::worker::Heartbeat};
+use snakepit::{
+    ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, Value,
+    core::worker::Heartbeat,
+};
 
 /// More than the shared memory keeps of what is freed.
 const LARGE: usize = 24 << 20;

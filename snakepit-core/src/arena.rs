@@ -1,14 +1,14 @@
 //! The host's side of the memory that it shares with a worker; see [`snakepit_proto::arena`].
 //!
 //! Large arguments are copied into it once, when the worker is known, and Python sees them where they are. Large results are
-//! copied out of it once, when the answer has come: what a worker can still write is never shown to safe code. A worker
-//! that is gone takes nothing with it, since the memory stays for as long as the host has it mapped.
+//! copied out of it once, when they are decoded, or stay there as a `SharedArray`: what a worker can still write is never a slice
+//! of safe code. A worker that is gone takes nothing with it, since the memory stays for as long as the host has it mapped.
 
 mod mapping;
+mod received;
 
 use std::{
     io,
-    ops::Range,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -16,17 +16,15 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use mapping::Mapping;
+pub(crate) use received::Held;
+pub use received::Received;
 use snakepit_proto::{
     arena::{Blocks, Side},
-    v1::{Block, ValueInArena},
+    v1::Block,
 };
 
-use crate::rpc::{
-    MAX_MESSAGE_LEN,
-    codec::{self, Encoded},
-};
+use crate::rpc::codec::Encoded;
 
 /// How the memory that a worker shares with the host is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,79 +120,6 @@ impl Arena {
             offset: bytes.start,
             len: data.len() as u64,
         })
-    }
-
-    /// Copies a value out, with everything that it refers to, and gives the worker its blocks back.
-    ///
-    /// # Errors
-    /// What is wrong with the value: a worker that follows the protocol sends no such one.
-    pub(crate) fn take(&self, value: &ValueInArena) -> Result<Bytes, String> {
-        let taken = self.copy_out(value);
-        for block in &value.blocks {
-            self.give_back(block);
-        }
-        taken
-    }
-
-    fn copy_out(&self, value: &ValueInArena) -> Result<Bytes, String> {
-        let total = value.blocks.iter().fold(value.value.len() as u64, |sum, block| {
-            sum.saturating_add(block.len)
-        });
-        if total > MAX_MESSAGE_LEN as u64 {
-            return Err(format!(
-                "the value takes {total} bytes, at most {MAX_MESSAGE_LEN} can come"
-            ));
-        }
-        codec::fill_in(&value.value, &mut Referred(self, &value.blocks)).map(Bytes::from)
-    }
-
-    /// Appends the content of a block.
-    fn append(&self, block: &Block, out: &mut Vec<u8>) -> Result<(), String> {
-        let bytes = bytes_of(block);
-        match self.mapping.layout().side_of(&bytes) {
-            // The worker sends an argument back. Pinned, it cannot become that of another call meanwhile.
-            Some(Side::Host) if self.blocks().pin(block.number, &bytes) => {
-                self.mapping.read(&bytes, out);
-                self.blocks().unpin(block.number, &self.mapping.of(Side::Host));
-                Ok(())
-            }
-            Some(Side::Worker) => {
-                self.mapping.read(&bytes, out);
-                Ok(())
-            }
-            Some(Side::Host) | None => Err(format!(
-                "it refers to {} bytes at {} of the shared memory, where no block is",
-                block.len, block.offset
-            )),
-        }
-    }
-
-    fn give_back(&self, block: &Block) {
-        if let Some(side) = self.mapping.layout().side_of(&bytes_of(block)) {
-            self.mapping.release(side, block.number);
-        }
-    }
-}
-
-fn bytes_of(block: &Block) -> Range<u64> {
-    block.offset..block.offset.saturating_add(block.len)
-}
-
-/// What the references in a value stand for.
-struct Referred<'a>(&'a Arena, &'a [Block]);
-
-impl codec::Parts for Referred<'_> {
-    fn len(&self) -> usize {
-        self.1.len()
-    }
-
-    fn len_of(&self, part: usize) -> usize {
-        // Their sum was checked.
-        usize::try_from(self.1[part].len).unwrap_or(usize::MAX)
-    }
-
-    fn append(&mut self, part: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        self.0.append(&self.1[part], out)
     }
 }
 

@@ -12,4 +12,4 @@ pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
 pub(crate) use journal::Journal;
 pub(crate) use preamble::send_preamble;
-pub use value::{ArrayError, Element, NdArray, Value};
+pub use value::{ArrayError, Element, NdArray, SharedArray, Value};

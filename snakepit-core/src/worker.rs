@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 pub use crate::arena::ArenaUse;
-pub use client::{Aside, BoxFuture, ItemStream, TransportError, WorkerClient};
+pub use client::{Aside, BoxFuture, ItemStream, Received, TransportError, WorkerClient};
 pub use concurrency::Concurrency;
 pub use down::{Down, DownReason, Unhealthy};
 pub use error::{StartError, StartErrorKind, StartPhase};

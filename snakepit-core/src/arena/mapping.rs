@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     ops::Range,
     os::fd::{AsRawFd as _, OwnedFd},
     ptr::{self, NonNull},
@@ -64,7 +65,7 @@ impl Mapping {
     }
 
     /// Where some bytes begin. They must be of a half.
-    fn at(&self, bytes: &Range<u64>) -> *mut u8 {
+    pub(super) fn at(&self, bytes: &Range<u64>) -> *mut u8 {
         assert!(
             bytes.is_empty() || self.layout.side_of(bytes).is_some(),
             "{bytes:?} is not in the arena"
@@ -77,17 +78,28 @@ impl Mapping {
     /// Appends bytes of a half to `out`. Bytes of the host's own half must be pinned, so that no other call writes them.
     pub(super) fn read(&self, bytes: &Range<u64>, out: &mut Vec<u8>) {
         let len = (bytes.end - bytes.start) as usize;
-        let from = self.at(bytes);
         out.reserve(len);
-        // SAFETY: `reserve` made room for them, behind what is there.
-        let to = unsafe { out.as_mut_ptr().add(out.len()) };
-        // SAFETY: `from` has `len` bytes by `at`, `to` by `reserve`, in another allocation. Nothing in this process writes to
-        // them: the worker's half is only ever read here, and of the host's own half the caller has pinned them. The worker
-        // may write meanwhile: each byte is loaded once, into memory of our own, through a pointer that is no reference, and
-        // any value is a valid byte.
-        unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        self.copy_to(bytes, out.spare_capacity_mut());
         // SAFETY: these bytes were just written.
         unsafe { out.set_len(out.len() + len) };
+    }
+
+    /// Overwrites `out` with as many bytes of a half. They must be pinned as for [`read`](Self::read).
+    pub(super) fn read_into(&self, bytes: &Range<u64>, out: &mut [u8]) {
+        // SAFETY: what is initialised is written to with bytes, and stays so.
+        self.copy_to(bytes, unsafe {
+            &mut *(ptr::from_mut(out) as *mut [MaybeUninit<u8>])
+        });
+    }
+
+    fn copy_to(&self, bytes: &Range<u64>, out: &mut [MaybeUninit<u8>]) {
+        let len = (bytes.end - bytes.start) as usize;
+        assert!(len <= out.len(), "there is room for what is copied");
+        // SAFETY: there are `len` bytes behind `at`, and room for them in `out`, another allocation. Nothing in this process writes
+        // to them: the worker's half is only ever read here, and of the host's own half the caller has pinned them. The worker
+        // may write meanwhile: each byte is loaded once, into memory of our own, through a pointer that is no reference, and
+        // any value is a valid byte.
+        unsafe { ptr::copy_nonoverlapping(self.at(bytes), out.as_mut_ptr().cast(), len) };
     }
 
     /// Overwrites bytes of the host's half, which must be those of a block that was just made.

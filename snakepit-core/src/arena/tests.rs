@@ -1,8 +1,12 @@
+use bytes::Bytes;
 use rustix::io::{pread, pwrite};
-use snakepit_proto::arena::{GRAIN, Layout};
+use snakepit_proto::{
+    arena::{GRAIN, Layout},
+    v1::ValueInArena,
+};
 
 use super::*;
-use crate::rpc::Value;
+use crate::rpc::{MAX_MESSAGE_LEN, NdArray, SharedArray, Value, codec};
 
 /// An arena whose worker is the test.
 struct Pair {
@@ -46,6 +50,14 @@ impl Pair {
             offset,
             len: content.len() as u64,
         }
+    }
+
+    fn receive(&self, value: &ValueInArena) -> Result<Received, String> {
+        Received::new(&self.arena, value.clone())
+    }
+
+    fn take(&self, value: &ValueInArena) -> Result<Bytes, String> {
+        self.receive(value)?.inline()
     }
 
     fn taken(&self) -> u64 {
@@ -116,7 +128,7 @@ fn arguments_that_do_not_all_fit_are_not_placed_and_counted() {
 fn a_result_is_copied_out_and_its_hold_given_back() {
     let pair = Pair::new(4 * GRAIN);
     let value = refers(pair.result(b"content"));
-    let taken = pair.arena.take(&value).unwrap();
+    let taken = pair.take(&value).unwrap();
     assert_eq!(pair.holds(Side::Worker, 5), 0);
     // Whatever the worker does with its memory now, what was taken stays as it is.
     pwrite(&pair.fd, b"changed", value.blocks[0].offset).unwrap();
@@ -138,13 +150,104 @@ fn an_argument_that_comes_back_is_copied_from_where_it_is() {
         len: 5,
         ..block
     };
-    assert_eq!(
-        bytes_of_value(&pair.arena.take(&refers(part.clone())).unwrap()),
-        [9; 5]
-    );
+    assert_eq!(bytes_of_value(&pair.take(&refers(part.clone())).unwrap()), [9; 5]);
     assert_eq!(pair.taken(), 0, "it came with the last hold");
-    let why = pair.arena.take(&refers(part)).unwrap_err();
+    let why = pair.take(&refers(part)).unwrap_err();
     assert!(why.contains("where no block is"), "{why}");
+}
+
+/// `[dtype, shape, 0]` as an array's reference.
+fn array_of(block: Block) -> ValueInArena {
+    let payload = codec::encode(&("|u1", [block.len], 0)).unwrap();
+    let head = [0xc7, payload.len() as u8, 10];
+    ValueInArena {
+        value: [&head[..], &payload[..]].concat().into(),
+        blocks: vec![block],
+    }
+}
+
+#[test]
+fn an_array_stays_where_it_is_until_it_is_dropped() {
+    let pair = Pair::new(4 * GRAIN);
+    let value = array_of(pair.result(b"0123456789"));
+    let array: SharedArray = pair.receive(&value).unwrap().decode().unwrap();
+    assert_eq!(
+        (array.dtype(), array.shape(), array.len_bytes()),
+        ("|u1", &[10][..], 10)
+    );
+    assert!(array.is_shared());
+    assert_eq!(pair.holds(Side::Worker, 5), 1);
+    let mut part = [0; 4];
+    assert!(array.read(6, &mut part));
+    assert_eq!(&part, b"6789");
+    for past in [7, 10, 11, usize::MAX] {
+        assert!(!array.read(past, &mut part));
+    }
+    // It is the worker's to change.
+    pwrite(&pair.fd, b"x", value.blocks[0].offset).unwrap();
+    assert_eq!(&array.to_ndarray().data[..], b"x123456789");
+    let Pair { arena, fd, layout } = pair;
+    drop(arena);
+    assert_eq!(
+        &array.to_ndarray().data[..],
+        b"x123456789",
+        "it outlives the worker"
+    );
+    drop(array);
+    let mut holds = [1; 4];
+    pread(&fd, &mut holds, layout.counter(Side::Worker, 5).unwrap()).unwrap();
+    assert_eq!(holds, [0; 4]);
+}
+
+#[test]
+fn an_argument_that_comes_back_and_stays_is_not_used_for_another_call() {
+    let pair = Pair::new(2 * GRAIN);
+    let placed = pair
+        .arena
+        .place(&args(&[&large(9)]), &Encoded::default())
+        .unwrap();
+    let block = placed.args[0].clone();
+    pair.set_holds(Side::Host, block.number, 1);
+    drop(placed);
+    let array: SharedArray = pair.receive(&array_of(block)).unwrap().decode().unwrap();
+    assert!(
+        pair.arena
+            .place(&args(&[&large(1)]), &Encoded::default())
+            .is_none()
+    );
+    assert_eq!(array.to_ndarray().data, large(9));
+    drop(array);
+    assert!(
+        pair.arena
+            .place(&args(&[&large(1)]), &Encoded::default())
+            .is_some()
+    );
+}
+
+#[test]
+fn what_is_not_asked_for_as_a_shared_array_is_given_back() {
+    let pair = Pair::new(4 * GRAIN);
+    let value = array_of(pair.result(b"0123456789"));
+    let array: NdArray = pair.receive(&value).unwrap().decode().unwrap();
+    assert_eq!(
+        (&array.data[..], pair.holds(Side::Worker, 5)),
+        (&b"0123456789"[..], 0)
+    );
+    pair.set_holds(Side::Worker, 5, 1);
+    assert!(pair.receive(&value).unwrap().decode::<String>().is_err());
+    assert_eq!(pair.holds(Side::Worker, 5), 0);
+    pair.set_holds(Side::Worker, 5, 1);
+    drop(pair.receive(&value));
+    assert_eq!(pair.holds(Side::Worker, 5), 0);
+    let own = codec::encode(&array).unwrap();
+    let shared: SharedArray = codec::decode(&own).unwrap();
+    assert!(!shared.is_shared() && shared.to_ndarray() == array);
+    let mut two = [0; 2];
+    assert!(shared.read(8, &mut two) && two == *b"89" && !shared.read(9, &mut two));
+    assert!(
+        codec::decode::<SharedArray>(&value.value).is_err(),
+        "without what it refers to"
+    );
 }
 
 #[test]
@@ -166,7 +269,7 @@ fn references_to_anywhere_else_are_refused() {
     for (offset, len) in places {
         for number in [0, 4095, 4096, u32::MAX] {
             let block = Block { number, offset, len };
-            assert!(pair.arena.take(&refers(block.clone())).is_err(), "{block:?}");
+            assert!(pair.take(&refers(block.clone())).is_err(), "{block:?}");
         }
     }
 }
@@ -179,17 +282,17 @@ fn a_value_cannot_be_blown_up() {
         value: Bytes::from_static(&[0x92, 0xd4, 11, 0, 0xd4, 11, 0]),
         blocks: vec![block.clone()],
     };
-    assert!(pair.arena.take(&twice).is_err(), "one buffer, two references");
+    assert!(pair.take(&twice).is_err(), "one buffer, two references");
     let unused = ValueInArena {
         value: Bytes::from_static(&[0xc0]),
         blocks: vec![block.clone()],
     };
-    assert!(pair.arena.take(&unused).is_err(), "one buffer, no reference");
+    assert!(pair.take(&unused).is_err(), "one buffer, no reference");
     let too_much = ValueInArena {
         value: Bytes::from_static(&[0xc0]),
         blocks: vec![block; MAX_MESSAGE_LEN / GRAIN as usize + 1],
     };
-    let why = pair.arena.take(&too_much).unwrap_err();
+    let why = pair.take(&too_much).unwrap_err();
     assert!(why.contains("at most 2147483647"), "{why}");
 }
 

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use snakepit_proto::v1::{CallRequest, CallResponse, call_response::Outcome};
 use tokio::{
     task::JoinHandle,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     id::{SlotId, WorkerId},
     rpc::{RemoteError, codec::Encoded},
-    worker::{Aside, BoxFuture, Down, DownReason, ItemStream, TransportError, WorkerClient},
+    worker::{Aside, BoxFuture, Down, DownReason, ItemStream, Received, TransportError, WorkerClient},
 };
 
 /// A worker that was lost during a call.
@@ -286,15 +285,18 @@ impl Attempt {
         }
     }
 
-    pub(super) fn answer(&self, lease: &Lease, answer: CallResponse) -> Result<Bytes, CallError> {
+    pub(super) fn answer(&self, lease: &Lease, answer: CallResponse) -> Result<Received, CallError> {
         self.answered();
         match answer.outcome {
-            Some(Outcome::Value(value)) => Ok(value),
+            Some(Outcome::Value(value)) => Ok(value.into()),
             Some(Outcome::Error(error)) => Err(self.failed(lease, error.into())),
-            Some(Outcome::InArena(value)) => lease.seat().client.receive(&value).map_err(|why| {
-                let why = format!("the worker answered a value that is none: {why}");
-                self.failed(lease, RemoteError::protocol(&why))
-            }),
+            Some(Outcome::InArena(value)) => {
+                let received = lease.seat().client.receive(value);
+                received.map_err(|why| {
+                    let why = format!("the worker answered a value that is none: {why}");
+                    self.failed(lease, RemoteError::protocol(&why))
+                })
+            }
             None => Err(self.failed(
                 lease,
                 RemoteError::protocol("the worker answered without an outcome"),

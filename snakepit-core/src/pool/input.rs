@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     id::WorkerId,
-    rpc::codec,
-    worker::{BoxFuture, Input, TransportError, WorkerClient},
+    worker::{BoxFuture, Input, Received, TransportError, WorkerClient},
 };
 
 /// Items that a caller's stream may be ahead of the function. Default 16, as for what a function yields.
@@ -114,11 +113,10 @@ impl<'a> InputRequest<'a> {
     /// # Cancel safety
     /// Dropping the future drops the caller's stream and cancels the call.
     pub async fn send<R: DeserializeOwned>(self) -> Result<R, CallError> {
-        let value = self.send_raw().await?;
-        Ok(codec::decode_message(&value)?)
+        Ok(self.receive().await?.decode()?)
     }
 
-    /// Makes the call and returns its result as it came, MessagePack encoded.
+    /// Makes the call and returns its result, MessagePack encoded, with everything in it.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -126,6 +124,10 @@ impl<'a> InputRequest<'a> {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
+        Ok(self.receive().await?.inlined::<Bytes>()?)
+    }
+
+    async fn receive(self) -> Result<Received, CallError> {
         let (mut attempt, mut underway) = self.begin(Attempt::call).await?;
         match attempt.within(underway.work()).await {
             Some(Ok(answer)) => {

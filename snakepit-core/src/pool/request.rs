@@ -13,9 +13,12 @@ use super::{
     settle::Underway,
     stream::Items,
 };
-use crate::rpc::{
-    CodecError, MAX_MESSAGE_LEN,
-    codec::{self, Encoded},
+use crate::{
+    rpc::{
+        CodecError, MAX_MESSAGE_LEN,
+        codec::{self, Encoded},
+    },
+    worker::Received,
 };
 
 /// Items a stream's producer may be ahead of its consumer. Default 16: enough to hide the way there and back, few enough
@@ -156,11 +159,10 @@ impl<'a> Request<'a> {
     /// # Cancel safety
     /// Dropping the future cancels the call: one that waits is never executed, one that runs is interrupted.
     pub async fn send<R: DeserializeOwned>(self) -> Result<R, CallError> {
-        let value = self.send_raw().await?;
-        Ok(codec::decode_message(&value)?)
+        Ok(self.receive().await?.decode()?)
     }
 
-    /// Makes the call and returns its result as it came, MessagePack encoded.
+    /// Makes the call and returns its result, MessagePack encoded, with everything in it.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -168,6 +170,10 @@ impl<'a> Request<'a> {
     /// # Cancel safety
     /// As [`send`](Self::send).
     pub async fn send_raw(self) -> Result<Bytes, CallError> {
+        Ok(self.receive().await?.inlined::<Bytes>()?)
+    }
+
+    async fn receive(self) -> Result<Received, CallError> {
         self.check_len()?;
         let turn = self.turn(true);
         Attempt::new(self)?.run(turn).await

@@ -101,11 +101,11 @@ pub(super) trait Begun: Send + 'static {
 }
 
 impl Begun for CallResponse {
-    /// Takes a large result out of the worker's memory, which would hold it for ever otherwise.
+    /// Gives a large result back to the worker, which would hold it for ever otherwise.
     async fn read_out(self, client: Arc<dyn WorkerClient>) -> Result<(), TransportError> {
         if let Some(Outcome::InArena(value)) = self.outcome {
             // Nobody wants it, nor what may be wrong with it.
-            let _ = client.receive(&value);
+            drop(client.receive(value));
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use snakepit_proto::v1::{CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::time::timeout;
 
@@ -12,14 +11,14 @@ use super::{
     error::CallError,
     settle::Underway,
 };
-use crate::worker::TransportError;
+use crate::worker::{Received, TransportError};
 
 /// How long a call waits in a worker for the one before it. That one was expected to be short.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 impl Attempt {
     /// Makes the call, on one worker after the other where that is allowed.
-    pub(super) async fn run(mut self, mut turn: Turn) -> Result<Bytes, CallError> {
+    pub(super) async fn run(mut self, mut turn: Turn) -> Result<Received, CallError> {
         // The call is not over while it has no worker.
         let mut returning = None;
         loop {

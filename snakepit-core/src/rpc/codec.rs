@@ -3,13 +3,15 @@
 //! The encoding is described in `VALUES.md` of `snakepit-proto`. Structs travel as maps by field name, and
 //! sequences of `u8` as bytes.
 
+mod arrays;
 mod aside;
 mod fill_in;
 mod source;
 
+pub(crate) use arrays::{take_array, with_arrays};
 pub(crate) use aside::{Encoded, place_of};
 use bytes::Bytes;
-pub(crate) use fill_in::{Parts, fill_in};
+pub(crate) use fill_in::{Fill, Parts, fill_in};
 use rmp_serde::config::BytesMode;
 use serde::{Serialize, de::DeserializeOwned};
 pub(crate) use source::owned;
@@ -243,23 +245,28 @@ mod tests {
             fn len_of(&self, _: usize) -> usize {
                 1
             }
-            fn append(&mut self, part: usize, out: &mut Vec<u8>) -> Result<(), String> {
+            fn append(&mut self, part: usize, out: &mut Vec<u8>) {
                 out.push(part as u8);
-                Ok(())
             }
         }
         let good = [0x92, 0xd4, 11, 0, 0xd4, 11, 1];
-        assert_eq!(fill_in(&good, &mut Two).unwrap(), [0x92, 0xc4, 1, 0, 0xc4, 1, 1]);
+        assert_eq!(
+            fill_in(&good, &mut Two, Fill::All).unwrap(),
+            [0x92, 0xc4, 1, 0, 0xc4, 1, 1]
+        );
         let array = [
             0x92, 0xc7, 7, 10, 0x93, 0xa3, b'|', b'u', b'1', 0x90, 0, 0xd4, 11, 1,
         ];
-        let filled = fill_in(&array, &mut Two).unwrap();
+        let filled = fill_in(&array, &mut Two, Fill::All).unwrap();
         assert_eq!(
             filled,
             [
                 0x92, 0xc7, 9, 9, 0x93, 0xa3, b'|', b'u', b'1', 0x90, 0xc4, 1, 0, 0xc4, 1, 1
             ]
         );
+        let only_bytes = fill_in(&array, &mut Two, Fill::Bytes).unwrap();
+        assert_eq!(only_bytes[..11], array[..11]);
+        assert_eq!(only_bytes[11..], [0xc4, 1, 1]);
         for (wrong, why) in [
             (&[0x92, 0xd4, 11, 1, 0xd4, 11, 0][..], "buffer 1 where 0 of 2"),
             (&[0x92, 0xd4, 11, 0, 0xd4, 11, 0][..], "buffer 0 where 1 of 2"),
@@ -274,7 +281,7 @@ mod tests {
             (&[0xdf, 0xff, 0xff, 0xff, 0xff][..], "ends early"),
             (&[][..], "ends early"),
         ] {
-            let error = fill_in(wrong, &mut Two).unwrap_err();
+            let error = fill_in(wrong, &mut Two, Fill::All).unwrap_err();
             assert!(error.contains(why), "{wrong:?}: {error}");
         }
     }

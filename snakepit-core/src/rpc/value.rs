@@ -2,9 +2,11 @@
 
 mod array;
 mod serde_impl;
+mod shared_array;
 
 pub use array::{ArrayError, Element, NdArray};
 use bytes::Bytes;
+pub use shared_array::SharedArray;
 
 /// Any value that can travel between host and worker: one variant for each row of `VALUES.md`.
 #[derive(Clone, Debug, PartialEq)]

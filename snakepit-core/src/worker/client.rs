@@ -2,10 +2,10 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use bytes::Bytes;
 use snakepit_proto::v1::{CallRequest, CallResponse, ValueInArena};
 use tokio::sync::mpsc;
 
+pub use crate::arena::Received;
 use crate::rpc::codec::Encoded;
 
 /// A boxed future that owns all it needs, so that it can be driven on after its caller has left.
@@ -82,11 +82,11 @@ pub trait WorkerClient: Send + Sync + fmt::Debug {
         self.call_stream(aside.inline(request), credit)
     }
 
-    /// Takes a value out of the memory that is shared with the worker. The default knows of none.
+    /// Takes over what a value refers to in the memory that is shared with the worker. The default knows of none.
     ///
     /// # Errors
     /// What is wrong with the value.
-    fn receive(&self, value: &ValueInArena) -> Result<Bytes, String> {
+    fn receive(&self, value: ValueInArena) -> Result<Received, String> {
         let _ = value;
         Err("it refers to shared memory, and the worker was sent none".to_owned())
     }

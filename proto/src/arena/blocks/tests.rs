@@ -72,7 +72,11 @@ fn pages_that_nobody_needed_for_a_while_are_given_back() {
     let (small, _) = blocks.make(KEEP, &memory).unwrap();
     blocks.unpin(small, &memory);
     blocks.tidy(&memory);
-    assert_eq!(memory.given_back(), 3 * KEEP, "all but what is in use, and as much again");
+    assert_eq!(
+        memory.given_back(),
+        3 * KEEP,
+        "all but what is in use, and as much again"
+    );
     blocks.tidy(&memory);
     assert_eq!(memory.given_back(), 4 * KEEP, "and now but what is kept");
     blocks.tidy(&memory);

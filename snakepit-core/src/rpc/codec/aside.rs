@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use bytes::Bytes;
 use snakepit_proto::arena::INLINE_LIMIT;
 
-use super::{CodecError, Parts, fill_in};
+use super::{CodecError, Fill, Parts, fill_in};
 
 /// A value, and the buffers that it refers to.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ impl Encoded {
         if self.aside.is_empty() {
             return self.bytes.clone();
         }
-        let filled = fill_in(&self.bytes, &mut Kept(&self.aside));
+        let filled = fill_in(&self.bytes, &mut Kept(&self.aside), Fill::All);
         Bytes::from(filled.expect("the references were written by ourselves"))
     }
 }
@@ -56,9 +56,8 @@ impl Parts for Kept<'_> {
         self.0[part].len()
     }
 
-    fn append(&mut self, part: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    fn append(&mut self, part: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0[part]);
-        Ok(())
     }
 }
 

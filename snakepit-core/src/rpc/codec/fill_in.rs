@@ -14,21 +14,30 @@ pub(crate) trait Parts {
     /// The bytes of one of them.
     fn len_of(&self, part: usize) -> usize;
     /// Appends exactly those.
-    ///
-    /// # Errors
-    /// Why it cannot be had.
-    fn append(&mut self, part: usize, out: &mut Vec<u8>) -> Result<(), String>;
+    fn append(&mut self, part: usize, out: &mut Vec<u8>);
 }
 
-/// The value with all it refers to in it. References must be numbered in the order in which they come, and all parts must be
+/// What is filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Everything.
+    All,
+    /// Bytes; references to arrays stay as they are.
+    Bytes,
+}
+
+/// The value with what it refers to in it. References must be numbered in the order in which they come, and all parts must be
 /// referred to: so each is copied once, whoever wrote the value.
 ///
 /// # Errors
-/// When that is not so, the value is torn, or a part cannot be had.
-pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts) -> Result<Vec<u8>, String> {
-    // An array has three headers of 5 bytes or so instead of what refers to it.
-    let all = (0..parts.len()).map(|part| parts.len_of(part) + 16);
-    let mut out = Vec::with_capacity(all.sum::<usize>() + encoded.len());
+/// When that is not so, or the value is torn.
+pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts, fill: Fill) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    if fill == Fill::All {
+        // An array has three headers of 5 bytes or so instead of what refers to it.
+        let all = (0..parts.len()).map(|part| parts.len_of(part) + 16);
+        out.reserve_exact(all.sum::<usize>() + encoded.len());
+    }
     let mut reader = Reader { encoded, at: 0 };
     let (mut values, mut copied, mut next) = (1_u64, 0, 0);
     while values > 0 {
@@ -38,18 +47,17 @@ pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts) -> Result<Vec<u8>,
             Head::Skip(len) => reader.skip(len)?,
             Head::Values(more) => values = values.saturating_add(more),
             Head::Extension(code @ (ARRAY_ELSEWHERE | BYTES_ELSEWHERE), len) => {
-                out.extend_from_slice(&encoded[copied..start]);
-                let payload = reader.take(len)?;
-                let (before, part) = reference(code, payload)?;
+                let (before, part) = reference(code, reader.take(len)?)?;
                 if part != next as u64 || next >= parts.len() {
-                    return Err(format!(
-                        "it refers to buffer {part} where {next} of {} is next",
-                        parts.len()
-                    ));
+                    let of = parts.len();
+                    return Err(format!("it refers to buffer {part} where {next} of {of} is next"));
                 }
-                put_part(before, next, parts, &mut out)?;
+                if fill == Fill::All || code == BYTES_ELSEWHERE {
+                    out.extend_from_slice(&encoded[copied..start]);
+                    put_part(before, next, parts, &mut out)?;
+                    copied = reader.at;
+                }
                 next += 1;
-                copied = reader.at;
             }
             Head::Extension(_, len) => reader.skip(len)?,
         }
@@ -101,7 +109,8 @@ fn put_part(before: &[u8], part: usize, parts: &mut impl Parts, out: &mut Vec<u8
         let _ = write::write_ext_meta(out, payload, ARRAY);
     }
     out.append(&mut head);
-    parts.append(part, out)
+    parts.append(part, out);
+    Ok(())
 }
 
 /// What a value begins with.

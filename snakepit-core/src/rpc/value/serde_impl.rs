@@ -10,7 +10,7 @@ use serde::{
     ser::SerializeMap as _,
 };
 
-use super::{NdArray, Value};
+use super::{NdArray, SharedArray, Value};
 use crate::rpc::codec;
 
 const DATETIME: i8 = 1;
@@ -139,6 +139,45 @@ impl Serialize for NdArray {
             |serializer, number| ext_of(serializer, NDARRAY_ELSEWHERE, &(head.0, head.1, number)),
             |serializer| ext_of(serializer, NDARRAY, &(head.0, head.1, Bin(&self.data))),
         )
+    }
+}
+
+/// An array whose reference this is.
+fn array_elsewhere(payload: &[u8]) -> Result<SharedArray, String> {
+    let decoded = codec::decode::<(String, Vec<u64>, usize)>(payload);
+    let (dtype, shape, number) =
+        decoded.map_err(|error| format!("extension {NDARRAY_ELSEWHERE}: {error}"))?;
+    let held = codec::take_array(number).ok_or("an array did not come along")?;
+    Ok(SharedArray::shared(dtype, shape, held))
+}
+
+impl<'de> Deserialize<'de> for SharedArray {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ArrayVisitor;
+        impl<'de> Visitor<'de> for ArrayVisitor {
+            type Value = SharedArray;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of NumPy")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<SharedArray, D::Error> {
+                let (code, Blob(payload)) = <(i8, Blob)>::deserialize(deserializer)?;
+                if code == NDARRAY_ELSEWHERE {
+                    return array_elsewhere(&payload).map_err(de::Error::custom);
+                }
+                match from_ext(code, &payload).map_err(de::Error::custom)? {
+                    Value::NdArray(array) => Ok(array.into()),
+                    other => Err(de::Error::custom(format!(
+                        "expected an array of NumPy, found {other:?}"
+                    ))),
+                }
+            }
+        }
+        deserializer.deserialize_any(ArrayVisitor)
     }
 }
 
@@ -273,6 +312,7 @@ fn from_ext(code: i8, payload: &Bytes) -> Result<Value, String> {
             let (dtype, shape, Blob(data)) = codec::decode(payload).map_err(nested)?;
             Value::NdArray(NdArray { dtype, shape, data })
         }
+        NDARRAY_ELSEWHERE => Value::NdArray(array_elsewhere(payload)?.to_ndarray()),
         _ => return Err(format!("extension {code} is unknown to this host")),
     })
 }

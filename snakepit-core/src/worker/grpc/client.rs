@@ -2,8 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use snakepit_proto::v1::{
     CallRequest, CallResponse, CancelRequest, PingRequest, ShutdownRequest, StreamRequest, StreamResponse,
     StreamStart, ValueInArena, stream_request::Message, stream_response,
@@ -16,7 +14,7 @@ use tonic::{Status, Streaming};
 use crate::{
     arena::{Arena, Placed},
     rpc::{Connection, MAX_MESSAGE_LEN},
-    worker::{Aside, BoxFuture, ItemStream, TransportError, WorkerClient},
+    worker::{Aside, BoxFuture, ItemStream, Received, TransportError, WorkerClient},
 };
 
 pub(super) type Data = DataClient<Connection>;
@@ -149,7 +147,8 @@ impl Forward {
         else {
             return Ok(response);
         };
-        let item = receive(self.arena.as_deref(), &value).map_err(|why| TransportError {
+        let item = receive(self.arena.as_ref(), value).and_then(Received::inline);
+        let item = item.map_err(|why| TransportError {
             message: format!("the worker sent an item that is none: {why}"),
         })?;
         Ok(StreamResponse {
@@ -159,9 +158,9 @@ impl Forward {
     }
 }
 
-fn receive(arena: Option<&Arena>, value: &ValueInArena) -> Result<Bytes, String> {
+fn receive(arena: Option<&Arc<Arena>>, value: ValueInArena) -> Result<Received, String> {
     let arena = arena.ok_or("it refers to shared memory, and the worker was sent none")?;
-    arena.take(value)
+    Received::new(arena, value)
 }
 
 impl Drop for Forward {
@@ -225,8 +224,8 @@ impl WorkerClient for GrpcClient {
         })
     }
 
-    fn receive(&self, value: &ValueInArena) -> Result<Bytes, String> {
-        receive(self.arena.as_deref(), value)
+    fn receive(&self, value: ValueInArena) -> Result<Received, String> {
+        receive(self.arena.as_ref(), value)
     }
 
     fn cancel(&self, call_id: u64) -> BoxFuture<Result<bool, TransportError>> {
