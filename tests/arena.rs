@@ -1,16 +1,18 @@
 //! Large values between host and worker, through the memory that they share.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use common::{builder, until};
 use snakepit::{
-    ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, Value,
+    ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, SharedArray, Value,
     core::worker::Heartbeat,
 };
 
@@ -223,6 +225,51 @@ async fn an_array_made_for_it_and_a_part_of_one_come_back() {
             .all(|(first, third)| first + 2.0 == *third)
     );
     pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_can_stay_where_python_made_it() {
+    let Some(builder) = with_numpy() else { return };
+    let pool = builder.arena(8 << 20).start().await.unwrap();
+    let size = 1 << 20;
+    let (made, copied, bytes, small): (SharedArray, NdArray, Vec<u8>, BTreeMap<String, SharedArray>) =
+        pool.call("mixed", (size,)).await.unwrap();
+    assert!(made.is_shared() && made.shape() == [size as u64] && made.dtype() == "|u1");
+    assert!(
+        made.to_ndarray().data == vec![1; size] && copied.data == vec![2; size] && bytes == vec![3; size]
+    );
+    let small = &small["small"];
+    assert!(!small.is_shared());
+    assert_eq!(small.to_ndarray().to_vec::<f64>().unwrap(), [4.0]);
+
+    // What the host keeps is not used for anything else, and what it drops is.
+    for byte in 0..20 {
+        let other: SharedArray = pool.call("made", (size / 2, f64::from(byte))).await.unwrap();
+        assert!(other.is_shared());
+    }
+    assert!(made.to_ndarray().data == vec![1; size]);
+
+    // The worker can write to an array that it has kept, and the host sees that.
+    let first: SharedArray = pool.call("kept_array", (size / 8,)).await.unwrap();
+    let before = first.to_ndarray().to_vec::<f64>().unwrap()[0];
+    let _: SharedArray = pool.call("kept_array", (size / 8,)).await.unwrap();
+    assert_eq!(first.to_ndarray().to_vec::<f64>().unwrap()[0], before + 1.0);
+
+    // An argument that comes back is the argument's memory.
+    let array = numbers(size / 8);
+    let back: SharedArray = pool.call("echo", (&array,)).await.unwrap();
+    assert!(back.is_shared() && arena(&pool).await.arguments == size as u64);
+    assert!(back.to_ndarray() == array);
+    drop(back);
+    until_arguments_are_gone(&pool).await;
+
+    let error = pool.call::<_, ()>("die_later", ()).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::WorkerLost);
+    pool.shutdown().await;
+    assert!(
+        made.to_ndarray().data == vec![1; size],
+        "it outlives its worker and the pool"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 
 use std::{env, error::Error, hint::black_box, path::PathBuf, time::Duration};
 
-use snakepit::{NdArray, Pool, PythonEnv};
+use snakepit::{NdArray, Pool, PythonEnv, SharedArray};
 use tokio::time::Instant;
 
 /// Each figure is the median of as many runs, taken in turn so that all see the same machine.
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let shared = pool(Some(1 << 30)).await?;
     let inline = pool(None).await?;
     println!(
-        "      bytes   two copies   there and back   of the copies   made there   in messages   (median)"
+        "      bytes   two copies   there and back   of the copies   made there   left there   in messages   (median)"
     );
     for size in SIZES {
         let array = NdArray {
@@ -24,8 +24,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             shape: vec![size as u64 / 8],
             data: vec![1; size / 8 * 8].into(),
         };
-        let (mut copies, mut trips, mut made, mut messages) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut copies, mut trips, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut made, mut left) = (Vec::new(), Vec::new());
         let (mut first, mut second) = (vec![0; size], vec![0; size]);
         for _ in 0..RUNS {
             let began = Instant::now();
@@ -35,11 +35,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             copies.push(began.elapsed());
             trips.push(trip(&shared, &array).await?);
             made.push(get(&shared, size / 8).await?);
+            left.push(leave(&shared, size / 8).await?);
             messages.push(trip(&inline, &array).await?);
         }
-        let [copies, trips, made, messages] = [copies, trips, made, messages].map(median);
+        let [copies, trips, made, left, messages] = [copies, trips, made, left, messages].map(median);
         let times = trips.as_secs_f64() / copies.as_secs_f64();
-        println!("{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {messages:>13.1?}");
+        println!(
+            "{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {left:>12.1?} {messages:>13.1?}"
+        );
     }
     shared.shutdown().await;
     inline.shutdown().await;
@@ -74,6 +77,15 @@ async fn get(pool: &Pool, count: usize) -> Result<Duration, Box<dyn Error>> {
     let made: NdArray = pool.call("ready_made", (count,)).await?;
     let took = began.elapsed();
     assert_eq!(made.shape, [count as u64]);
+    Ok(took)
+}
+
+/// The same, left where it is.
+async fn leave(pool: &Pool, count: usize) -> Result<Duration, Box<dyn Error>> {
+    let began = Instant::now();
+    let made: SharedArray = pool.call("ready_made", (count,)).await?;
+    let took = began.elapsed();
+    assert_eq!(made.shape(), [count as u64]);
     Ok(took)
 }
 

@@ -21,8 +21,7 @@ def empty(shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float) ->
     A function that fills it and returns it, or a contiguous part of it, sends a reference. It is an ordinary
     array where that makes no difference: a small one, outside of a worker, without shared memory or room.
 
-    What the host has taken over is not changed by writing to the array afterwards, but while the answer is
-    on its way it is: leave an array alone once it was returned.
+    The host may leave the array where it is and read it later: do not write to it once it was returned.
     """
     import numpy
 

@@ -142,7 +142,7 @@ fn an_argument_that_comes_back_is_copied_from_where_it_is() {
         .arena
         .place(&args(&[&large(9)]), &Encoded::default())
         .unwrap();
-    let block = placed.args[0].clone();
+    let block = placed.args[0];
     pair.set_holds(Side::Host, block.number, 1);
     drop(placed);
     let part = Block {
@@ -150,7 +150,7 @@ fn an_argument_that_comes_back_is_copied_from_where_it_is() {
         len: 5,
         ..block
     };
-    assert_eq!(bytes_of_value(&pair.take(&refers(part.clone())).unwrap()), [9; 5]);
+    assert_eq!(bytes_of_value(&pair.take(&refers(part)).unwrap()), [9; 5]);
     assert_eq!(pair.taken(), 0, "it came with the last hold");
     let why = pair.take(&refers(part)).unwrap_err();
     assert!(why.contains("where no block is"), "{why}");
@@ -206,7 +206,7 @@ fn an_argument_that_comes_back_and_stays_is_not_used_for_another_call() {
         .arena
         .place(&args(&[&large(9)]), &Encoded::default())
         .unwrap();
-    let block = placed.args[0].clone();
+    let block = placed.args[0];
     pair.set_holds(Side::Host, block.number, 1);
     drop(placed);
     let array: SharedArray = pair.receive(&array_of(block)).unwrap().decode().unwrap();
@@ -269,7 +269,7 @@ fn references_to_anywhere_else_are_refused() {
     for (offset, len) in places {
         for number in [0, 4095, 4096, u32::MAX] {
             let block = Block { number, offset, len };
-            assert!(pair.take(&refers(block.clone())).is_err(), "{block:?}");
+            assert!(pair.take(&refers(block)).is_err(), "{block:?}");
         }
     }
 }
@@ -280,12 +280,12 @@ fn a_value_cannot_be_blown_up() {
     let block = pair.result(&large(1));
     let twice = ValueInArena {
         value: Bytes::from_static(&[0x92, 0xd4, 11, 0, 0xd4, 11, 0]),
-        blocks: vec![block.clone()],
+        blocks: vec![block],
     };
     assert!(pair.take(&twice).is_err(), "one buffer, two references");
     let unused = ValueInArena {
         value: Bytes::from_static(&[0xc0]),
-        blocks: vec![block.clone()],
+        blocks: vec![block],
     };
     assert!(pair.take(&unused).is_err(), "one buffer, no reference");
     let too_much = ValueInArena {

@@ -205,11 +205,7 @@ mod tests {
         assert_eq!(encoded.inline(), encode_args(&args).unwrap());
         let list = [Value::Bytes(large.clone()), Value::Nil];
         let encoded = encode_args_aside(&list[..]).unwrap();
-        assert_eq!(
-            encoded.aside,
-            [large.clone()],
-            "the first of a list is looked at twice"
-        );
+        assert_eq!(encoded.aside.len(), 1, "the first of a list is looked at twice");
         assert_eq!(encoded.inline(), encode_args(&list[..]).unwrap());
         assert!(encode_args_aside(&(1, "small")).unwrap().aside.is_empty());
     }
