@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("snakepit.worker.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".snakepit.worker.v1")
+        // Few calls have them, and every call carries the field.
+        .boxed(".snakepit.worker.v1.CallRequest.blocks")
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -69,7 +69,7 @@ class Host:
         request = self.worker.request(f"shares:{function}")
         if value:
             request.args = b"\x91" + value
-        request.args_blocks.extend(blocks)
+        request.blocks.args.extend(blocks)
         return self.finish(request)
 
     def call_with(self, function: str, *args: Any) -> Any:
@@ -227,7 +227,7 @@ def test_without_an_arena_arrays_are_ordinary(
     assert (worker.call("shares:made", [LARGE], "u1", 7) == 7).all()
     request = worker.request("shares:echo")
     request.args = b"\x91" + bytes_at(0)
-    request.args_blocks.append(pb.Block(number=0, offset=CONTROL, len=LARGE))
+    request.blocks.args.append(pb.Block(number=0, offset=CONTROL, len=LARGE))
     response = worker.data.Call(request, timeout=30)
     assert response.error.kind == pb.CallError.KIND_BAD_ARGUMENTS
 

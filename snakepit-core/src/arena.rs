@@ -21,7 +21,7 @@ pub(crate) use received::Held;
 pub use received::Received;
 use snakepit_proto::{
     arena::{Blocks, Side},
-    v1::Block,
+    v1::{ArgumentBlocks, Block},
 };
 
 use crate::rpc::codec::Encoded;
@@ -89,14 +89,14 @@ impl Arena {
     pub(crate) fn place(self: &Arc<Self>, args: &Encoded, kwargs: &Encoded) -> Option<Placed> {
         let mut placed = Placed {
             arena: Arc::clone(self),
-            args: Vec::with_capacity(args.aside.len()),
-            kwargs: Vec::with_capacity(kwargs.aside.len()),
+            blocks: ArgumentBlocks::default(),
         };
-        for (from, to) in [
-            (&args.aside, &mut placed.args),
-            (&kwargs.aside, &mut placed.kwargs),
-        ] {
-            for data in from {
+        let ArgumentBlocks {
+            args: for_args,
+            kwargs: for_kwargs,
+        } = &mut placed.blocks;
+        for (from, to) in [(args, for_args), (kwargs, for_kwargs)] {
+            for data in from.aside() {
                 match self.put(data) {
                     Some(block) => to.push(block),
                     None => {
@@ -127,17 +127,15 @@ impl Arena {
 #[derive(Debug)]
 pub(crate) struct Placed {
     arena: Arc<Arena>,
-    /// What the positional arguments refer to.
-    pub(crate) args: Vec<Block>,
-    /// What the keyword arguments refer to.
-    pub(crate) kwargs: Vec<Block>,
+    /// Where they are.
+    pub(crate) blocks: ArgumentBlocks,
 }
 
 impl Drop for Placed {
     fn drop(&mut self) {
         let memory = self.arena.mapping.of(Side::Host);
         let mut blocks = self.arena.blocks();
-        for block in self.args.iter().chain(&self.kwargs) {
+        for block in self.blocks.args.iter().chain(&self.blocks.kwargs) {
             blocks.unpin(block.number, &memory);
         }
     }

@@ -107,10 +107,14 @@ impl Engine {
         place: Place,
         request: &CallRequest,
     ) -> Result<Arguments<'py>, Box<CallError>> {
-        let positional = Decoder::with_blocks(py, &request.args, &request.args_blocks)
+        let (args, kwargs) = match &request.blocks {
+            Some(blocks) => (&blocks.args[..], &blocks.kwargs[..]),
+            None => Default::default(),
+        };
+        let positional = Decoder::with_blocks(py, &request.args, args)
             .positional()
             .map_err(|error| self.undecodable(py, place, error, "args"))?;
-        let keyword = Decoder::with_blocks(py, &request.kwargs, &request.kwargs_blocks)
+        let keyword = Decoder::with_blocks(py, &request.kwargs, kwargs)
             .keyword()
             .map_err(|error| self.undecodable(py, place, error, "kwargs"))?;
         let positional = if request.input_credit == 0 {

@@ -93,13 +93,13 @@ impl Drop for Held {
 #[derive(Debug)]
 pub struct Received {
     value: Bytes,
-    held: Vec<Held>,
+    /// What it refers to; mostly nothing.
+    held: Option<Box<[Held]>>,
 }
 
 impl From<Bytes> for Received {
     fn from(value: Bytes) -> Self {
-        let held = Vec::new();
-        Self { value, held }
+        Self { value, held: None }
     }
 }
 
@@ -111,7 +111,7 @@ impl Received {
     pub(crate) fn new(arena: &Arc<Arena>, value: ValueInArena) -> Result<Self, String> {
         let ValueInArena { value, blocks } = value;
         let held = blocks.iter().map(|block| Held::new(arena, block));
-        let held: Vec<Held> = held.collect::<Result<_, _>>()?;
+        let held: Box<[Held]> = held.collect::<Result<_, _>>()?;
         let lens = held.iter().map(|held| held.len() as u64);
         let total = lens.fold(value.len() as u64, u64::saturating_add);
         // Blocks may overlap, so more may be referred to than there is: it would be copied.
@@ -119,7 +119,10 @@ impl Received {
         if total > most {
             return Err(format!("it takes {total} bytes, at most {most} can come"));
         }
-        Ok(Self { value, held })
+        Ok(Self {
+            value,
+            held: Some(held),
+        })
     }
 
     /// The value with everything in it.
@@ -127,10 +130,10 @@ impl Received {
     /// # Errors
     /// As [`new`](Self::new).
     pub(crate) fn inline(self) -> Result<Bytes, String> {
-        if self.held.is_empty() {
+        let Some(held) = self.held else {
             return Ok(self.value);
-        }
-        codec::fill_in(&self.value, &mut Parts(&self.held), Fill::All).map(Bytes::from)
+        };
+        codec::fill_in(&self.value, &mut Parts(&held), Fill::All).map(Bytes::from)
     }
 
     /// As [`inline`](Self::inline), for whoever expects a `T`.
@@ -143,12 +146,12 @@ impl Received {
     /// # Errors
     /// When it is no `T`.
     pub(crate) fn decode<T: DeserializeOwned>(self) -> Result<T, CodecError> {
-        if self.held.is_empty() {
+        let Some(held) = self.held else {
             return codec::decode_message(&self.value);
-        }
-        let filled = codec::fill_in(&self.value, &mut Parts(&self.held), Fill::Bytes);
+        };
+        let filled = codec::fill_in(&self.value, &mut Parts(&held), Fill::Bytes);
         let message = filled.map_err(undecodable::<T>)?;
-        codec::with_arrays(self.held, || codec::decode_message(&message.into()))
+        codec::with_arrays(held, || codec::decode_message(&message.into()))
     }
 }
 

@@ -97,8 +97,8 @@ fn arguments_are_there_until_the_call_is_over_and_nobody_has_them() {
     let pair = Pair::new(16 * GRAIN);
     let args = args(&[&large(1), b"small", &large(2)]);
     let placed = pair.arena.place(&args, &Encoded::default()).unwrap();
-    assert!(placed.kwargs.is_empty());
-    let [first, second] = &placed.args[..] else {
+    assert!(placed.blocks.kwargs.is_empty());
+    let [first, second] = &placed.blocks.args[..] else {
         panic!("{placed:?}")
     };
     assert_eq!(pair.content(first), large(1));
@@ -142,7 +142,7 @@ fn an_argument_that_comes_back_is_copied_from_where_it_is() {
         .arena
         .place(&args(&[&large(9)]), &Encoded::default())
         .unwrap();
-    let block = placed.args[0];
+    let block = placed.blocks.args[0];
     pair.set_holds(Side::Host, block.number, 1);
     drop(placed);
     let part = Block {
@@ -206,7 +206,7 @@ fn an_argument_that_comes_back_and_stays_is_not_used_for_another_call() {
         .arena
         .place(&args(&[&large(9)]), &Encoded::default())
         .unwrap();
-    let block = placed.args[0];
+    let block = placed.blocks.args[0];
     pair.set_holds(Side::Host, block.number, 1);
     drop(placed);
     let array: SharedArray = pair.receive(&array_of(block)).unwrap().decode().unwrap();
@@ -310,7 +310,11 @@ fn a_worker_that_scribbles_over_the_counters_harms_nobody_else() {
             kept.push((step, placed));
         }
         for (byte, placed) in &kept {
-            assert_eq!(pair.content(&placed.args[0]), large(*byte), "of another call");
+            assert_eq!(
+                pair.content(&placed.blocks.args[0]),
+                large(*byte),
+                "of another call"
+            );
         }
         if kept.len() > 3 {
             kept.remove(usize::from(step) % kept.len());

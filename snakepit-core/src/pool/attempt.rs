@@ -128,7 +128,7 @@ impl Attempt {
             function: &self.function,
             args: &self.args.bytes,
             kwargs: &self.kwargs.bytes,
-            aside: [&self.args.aside, &self.kwargs.aside],
+            aside: [self.args.aside(), self.kwargs.aside()],
         }
     }
 
@@ -203,15 +203,14 @@ impl Attempt {
             session: self.aim.map(|aim| aim.session.0),
             end_session,
             input_credit: 0,
-            args_blocks: Vec::new(),
-            kwargs_blocks: Vec::new(),
+            blocks: None,
         }
     }
 
     /// Large buffers of the arguments, if there are any.
     fn aside(&self) -> Option<Aside> {
-        let none = self.args.aside.is_empty() && self.kwargs.aside.is_empty();
-        (!none).then(|| Aside::new(self.args.clone(), self.kwargs.clone()))
+        let any = self.args.has_aside() || self.kwargs.has_aside();
+        any.then(|| Aside::new(self.args.clone(), self.kwargs.clone()))
     }
 
     /// Sends the call for its one result.

@@ -201,13 +201,13 @@ mod tests {
         let set = Value::Set(vec![Value::Bytes(large.clone())]);
         let args = (1, &array, vec![small, Value::Bytes(large.clone())], set, "end");
         let encoded = encode_args_aside(&args).unwrap();
-        assert_eq!(encoded.aside, [large.clone(), large.clone()]);
+        assert_eq!(encoded.aside(), [large.clone(), large.clone()]);
         assert_eq!(encoded.inline(), encode_args(&args).unwrap());
         let list = [Value::Bytes(large.clone()), Value::Nil];
         let encoded = encode_args_aside(&list[..]).unwrap();
-        assert_eq!(encoded.aside.len(), 1, "the first of a list is looked at twice");
+        assert_eq!(encoded.aside().len(), 1, "the first of a list is looked at twice");
         assert_eq!(encoded.inline(), encode_args(&list[..]).unwrap());
-        assert!(encode_args_aside(&(1, "small")).unwrap().aside.is_empty());
+        assert!(encode_args_aside(&(1, "small")).unwrap().aside().is_empty());
     }
 
     #[test]

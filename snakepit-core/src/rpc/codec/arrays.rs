@@ -18,7 +18,7 @@ impl Drop for Until {
 }
 
 /// Decodes a value that refers to these by number.
-pub(crate) fn with_arrays<T>(held: Vec<Held>, decode: impl FnOnce() -> T) -> T {
+pub(crate) fn with_arrays<T>(held: Box<[Held]>, decode: impl FnOnce() -> T) -> T {
     let _until = Until(ARRAYS.replace(held.into_iter().map(Some).collect()));
     decode()
 }

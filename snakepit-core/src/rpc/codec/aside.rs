@@ -3,7 +3,10 @@
 //! Whether they go through shared memory or in the message is known only when the call has a worker. Until then the value has
 //! references to them, as VALUES.md describes: they are numbered in the order in which they come.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use snakepit_proto::arena::INLINE_LIMIT;
@@ -15,33 +18,40 @@ use super::{CodecError, Fill, Parts, fill_in};
 pub(crate) struct Encoded {
     /// MessagePack.
     pub(crate) bytes: Bytes,
-    /// What it refers to, in order.
-    pub(crate) aside: Vec<Bytes>,
+    /// What it refers to, in order; mostly nothing, and then this is small and nothing to copy.
+    aside: Option<Arc<[Bytes]>>,
 }
 
 impl Encoded {
+    /// Whether it refers to anything.
+    pub(crate) fn has_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// What it refers to, in order.
+    pub(crate) fn aside(&self) -> &[Bytes] {
+        self.aside.as_deref().unwrap_or_default()
+    }
+
     /// What it takes in a message, headers of buffers aside.
     pub(crate) fn len(&self) -> usize {
-        let aside = self.aside.iter().map(Bytes::len);
+        let aside = self.aside().iter().map(Bytes::len);
         aside.fold(self.bytes.len(), usize::saturating_add)
     }
 
     /// The value with its buffers in it.
     pub(crate) fn inline(&self) -> Bytes {
-        if self.aside.is_empty() {
+        let Some(aside) = &self.aside else {
             return self.bytes.clone();
-        }
-        let filled = fill_in(&self.bytes, &mut Kept(&self.aside), Fill::All);
+        };
+        let filled = fill_in(&self.bytes, &mut Kept(aside), Fill::All);
         Bytes::from(filled.expect("the references were written by ourselves"))
     }
 }
 
 impl From<Bytes> for Encoded {
     fn from(bytes: Bytes) -> Self {
-        Self {
-            bytes,
-            aside: Vec::new(),
-        }
+        Self { bytes, aside: None }
     }
 }
 
@@ -93,8 +103,8 @@ pub(super) fn with_aside(encode: impl FnOnce() -> Result<Bytes, CodecError>) -> 
     let until = Until::set(Some(0));
     let bytes = encode()?;
     let aside = match COUNT.get() {
-        Some(0) | None => Vec::new(),
-        Some(_) => KEPT.take(),
+        Some(0) | None => None,
+        Some(_) => Some(KEPT.take().into()),
     };
     drop(until);
     Ok(Encoded { bytes, aside })

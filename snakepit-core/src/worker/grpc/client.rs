@@ -59,8 +59,7 @@ impl GrpcClient {
             None => (aside.inline(request), None),
             Some(placed) => {
                 let request = CallRequest {
-                    args_blocks: placed.args.clone(),
-                    kwargs_blocks: placed.kwargs.clone(),
+                    blocks: Some(Box::new(placed.blocks.clone())),
                     ..request
                 };
                 (request, Some(placed))
