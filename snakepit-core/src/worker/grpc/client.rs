@@ -50,11 +50,8 @@ pub(super) struct GrpcClient {
 
 impl GrpcClient {
     /// The request with large arguments where the worker finds them, and what keeps them there.
-    fn place(
-        arena: Option<&Arc<Arena>>,
-        request: CallRequest,
-        aside: &Aside,
-    ) -> (CallRequest, Option<Placed>) {
+    fn place(&self, request: CallRequest, aside: &Aside) -> (CallRequest, Option<Placed>) {
+        let arena = self.arena.as_ref();
         match arena.and_then(|arena| arena.place(&aside.args, &aside.kwargs)) {
             None => (aside.inline(request), None),
             Some(placed) => {
@@ -199,14 +196,14 @@ impl WorkerClient for GrpcClient {
         request: CallRequest,
         aside: Aside,
     ) -> BoxFuture<Result<CallResponse, TransportError>> {
-        let (mut data, arena) = (self.data.clone(), self.arena.clone());
+        let (request, placed) = self.place(request, &aside);
+        let call = self.call(request);
         Box::pin(async move {
-            let (request, placed) = Self::place(arena.as_ref(), request, &aside);
-            let answer = data.call(request).await;
+            let answer = call.await;
             // The worker has answered, and has a hold on what it keeps; or it is lost; or the call is given up, which is when it
             // is over.
             drop(placed);
-            Ok(answer.map_err(|status| failed(&status))?.into_inner())
+            answer
         })
     }
 
@@ -216,11 +213,9 @@ impl WorkerClient for GrpcClient {
         aside: Aside,
         credit: u32,
     ) -> BoxFuture<Result<ItemStream, TransportError>> {
+        let (request, placed) = self.place(request, &aside);
         let (data, arena) = (self.data.clone(), self.arena.clone());
-        Box::pin(async move {
-            let (request, placed) = Self::place(arena.as_ref(), request, &aside);
-            Self::stream(data, request, credit, arena, placed).await
-        })
+        Box::pin(Self::stream(data, request, credit, arena, placed))
     }
 
     fn receive(&self, value: ValueInArena) -> Result<Received, String> {
