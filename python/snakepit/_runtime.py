@@ -221,6 +221,13 @@ def report(
     return _errors.KIND_RAISED, _errors.one_line(error), _errors.chain(error), 0
 
 
+def batch(target: Callable[..., Any], calls: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    """Makes many calls of one function."""
+    from snakepit import _batch
+
+    return _batch.run(target, calls, kwargs)
+
+
 def is_asyncio_cancel(error: BaseException) -> bool:
     """Whether it is how asyncio cancels a task."""
     asyncio = sys.modules.get("asyncio")

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What a worker can do beyond calls.
-const CAPABILITIES: [&str; 6] = ["cancel", "stream", "events", "host", "input", "session"];
+const CAPABILITIES: [&str; 7] = ["batch", "cancel", "stream", "events", "host", "input", "session"];
 /// Events between the buffer and the connection; the buffer behind it is what absorbs bursts.
 const EVENTS_UNDER_WAY: usize = 16;
 
@@ -91,6 +91,8 @@ impl WorkerControl for Control {
         }
         // Of calls that run side by side more may begin than it has entries.
         let keeps_journal = self.shared.slot.has_journal() && concurrency == Concurrency::One;
+        // They are served where calls run.
+        let takes_calls = self.shared.identity.inherited && concurrency == Concurrency::One;
         Ok(Response::new(HandshakeResponse {
             protocol_version: chosen.copied().unwrap_or(0),
             protocol_versions: PROTOCOL_VERSIONS.to_vec(),
@@ -102,6 +104,7 @@ impl WorkerControl for Control {
                 .into_iter()
                 .chain(keeps_journal.then_some("journal"))
                 .chain(arena::is_mapped().then_some("arena"))
+                .chain(takes_calls.then_some("calls"))
                 .map(str::to_owned)
                 .collect(),
         }))

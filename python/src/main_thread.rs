@@ -7,7 +7,7 @@ use std::{
 
 use pyo3::prelude::*;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -45,12 +45,15 @@ pub(crate) struct MainLoop {
 struct Connection {
     served: JoinHandle<()>,
     flush: Arc<Notify>,
+    /// Ends streams of calls, which would keep the connection open.
+    leaving: watch::Sender<bool>,
 }
 
 impl Connection {
     /// Says what is still to be said, and closes.
     async fn close(self) {
         if !self.served.is_finished() {
+            self.leaving.send_replace(true);
             self.flush.notify_one();
             // The connection bounds its own flush.
             let _ = timeout(serve::FLUSH_LIMIT * 2, self.served).await;
@@ -129,8 +132,9 @@ impl MainLoop {
         let told = Arc::clone(&flush);
         let shared = Arc::clone(&self.shared);
         let sent = move || shared.slot.answer_sent();
+        let (leaving, told_to_leave) = watch::channel(false);
         let (data, inline) = match concurrency {
-            Concurrency::One => (Data::Inline(Arc::clone(&self.engine)), true),
+            Concurrency::One => (Data::Inline(Arc::clone(&self.engine), told_to_leave), true),
             Concurrency::Threads(_) | Concurrency::Asyncio(_) => (Data::Hop(Arc::clone(&self.jobs)), false),
         };
         let router = Arc::new(Router::new().with_data(data));
@@ -144,7 +148,11 @@ impl MainLoop {
         } else {
             self.control.spawn(serving)
         };
-        Connection { served, flush }
+        Connection {
+            served,
+            flush,
+            leaving,
+        }
     }
 
     /// Runs calls, or has them run, until the worker was asked to end and the last one is done.

@@ -21,6 +21,7 @@
 //! ```
 
 mod attempt;
+mod batch;
 mod budget;
 mod builder;
 mod cause;
@@ -56,6 +57,7 @@ use std::{
     time::Duration,
 };
 
+pub use batch::{BatchRefused, BatchRequest};
 pub use budget::{Budget, CancelOutcome};
 pub use builder::{PoolBuilder, PoolStartError, SettingsError};
 pub use cause::ReplaceCause;

@@ -1,5 +1,6 @@
 //! The protocol seen from the host: connections, the codec of values, and errors.
 
+mod calls;
 pub mod codec;
 mod connection;
 mod error;
@@ -7,6 +8,7 @@ mod journal;
 mod preamble;
 mod value;
 
+pub(crate) use calls::Calls;
 pub use codec::CodecError;
 pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};

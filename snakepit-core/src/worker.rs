@@ -80,6 +80,11 @@ pub trait Worker: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether it takes many calls of a function in one message. Default `false`.
+    fn takes_batches(&self) -> bool {
+        false
+    }
+
     /// Takes the input of a call, which is sent to it next under this id. The caller's stream is read as far as the worker's
     /// code asks for items, and dropped with what is returned. The default takes none.
     ///

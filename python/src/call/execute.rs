@@ -92,7 +92,15 @@ impl Engine {
     ) -> Result<Bound<'py, PyAny>, Box<CallError>> {
         let arguments = self.arguments(py, place, request)?;
         let callable = function.callable.bind(py);
-        let result = callable.call(&arguments.positional, arguments.keyword.as_ref());
+        let result = if request.batch {
+            let Arguments { positional, keyword } = &arguments;
+            self.glue
+                .batch
+                .bind(py)
+                .call1((callable, positional, keyword.as_ref()))
+        } else {
+            callable.call(&arguments.positional, arguments.keyword.as_ref())
+        };
         self.stay_in_parent(py, &result);
         result.map_err(|error| self.call_failed(py, place, callable, &arguments, &error))
     }

@@ -18,6 +18,8 @@ pub(crate) struct Glue {
     pub(super) report: Py<PyAny>,
     /// Why a callable does not take these arguments, or `None` when it does.
     pub(super) misfit: Py<PyAny>,
+    /// Makes many calls of a callable: their outcomes, or a coroutine that gives them.
+    pub(super) batch: Py<PyAny>,
     /// Runs an awaitable on the worker's event loop.
     pub(super) run: Py<PyAny>,
     /// An iterator over a result: `(iterator, is_async)`, or `None` when there is none.
@@ -41,6 +43,7 @@ impl Glue {
             prepare: get("prepare")?,
             report: get("report")?,
             misfit: get("misfit")?,
+            batch: get("batch")?,
             run: get("run")?,
             open_stream: get("open_stream")?,
             step_async: get("step_async")?,

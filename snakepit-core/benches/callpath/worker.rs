@@ -1,6 +1,6 @@
 //! A worker that costs nothing: it answers what it was given.
 
-use std::{convert::Infallible, path::PathBuf};
+use std::{convert::Infallible, path::PathBuf, pin::Pin};
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,7 +19,7 @@ use snakepit_proto::{
     },
 };
 use tokio::{net::UnixListener, sync::mpsc};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
 
 /// Serves the channel that the environment names, until the host closes it or has the worker leave.
@@ -58,6 +58,7 @@ impl WorkerControl for Echo {
         Ok(Response::new(HandshakeResponse {
             protocol_version: PROTOCOL_VERSIONS[0],
             protocol_versions: PROTOCOL_VERSIONS.to_vec(),
+            capabilities: vec!["calls".to_owned()],
             ..HandshakeResponse::default()
         }))
     }
@@ -89,16 +90,31 @@ impl WorkerControl for Echo {
     }
 }
 
+type Answers = Pin<Box<dyn Stream<Item = Result<CallResponse, Status>> + Send>>;
+
+fn answer(request: CallRequest) -> CallResponse {
+    let CallRequest { call_id, args, .. } = request;
+    CallResponse {
+        call_id,
+        outcome: Some(Outcome::Value(args)),
+    }
+}
+
 #[async_trait]
 impl Worker for Echo {
     type CallStreamStream = ReceiverStream<Result<StreamResponse, Status>>;
+    type CallsStream = Answers;
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
-        let CallRequest { call_id, args, .. } = request.into_inner();
-        Ok(Response::new(CallResponse {
-            call_id,
-            outcome: Some(Outcome::Value(args)),
-        }))
+        Ok(Response::new(answer(request.into_inner())))
+    }
+
+    async fn calls(
+        &self,
+        request: Request<Streaming<CallRequest>>,
+    ) -> Result<Response<Self::CallsStream>, Status> {
+        let answers = request.into_inner().map(|request| request.map(answer));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     /// Yields as many items as the first byte of the arguments' one number says, and no more than it has credit for.

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    batch::BatchRefused,
     budget::{Budget, CancelOutcome, Cancelled, Limit},
     dispatch::{Aim, At, Dispatch, Refusal, Turn},
     error::{CallError, CallFailed, DeadlineExceeded, WorkerLost},
@@ -52,6 +53,8 @@ pub(super) struct Attempt {
     queued: Duration,
     /// The session it belongs to.
     aim: Option<Aim>,
+    /// Whether it is many calls.
+    batch: bool,
     begun: Option<(WorkerId, Instant)>,
     /// The workers it was executed on.
     attempts: u32,
@@ -88,6 +91,7 @@ impl Attempt {
             run_timeout,
             idempotent,
             aim,
+            batch,
             ..
         } = request;
         let most_attempts = if idempotent {
@@ -107,6 +111,7 @@ impl Attempt {
             joined: sent,
             queued: Duration::ZERO,
             aim,
+            batch,
             begun: None,
             attempts: 0,
             most_attempts,
@@ -188,6 +193,16 @@ impl Attempt {
         lease.begin(now)
     }
 
+    /// A batch is not for a worker that would take it for one call.
+    pub(super) fn fits(&self, lease: &Lease) -> Result<(), CallError> {
+        let worker = &lease.seat().worker;
+        if !self.batch || worker.takes_batches() {
+            return Ok(());
+        }
+        let (function, worker) = (Arc::clone(&self.function), worker.id());
+        Err(BatchRefused { function, worker }.into())
+    }
+
     pub(super) fn call_request(&self, call_id: u64) -> CallRequest {
         let left = self
             .limit
@@ -204,6 +219,7 @@ impl Attempt {
             end_session,
             input_credit: 0,
             blocks: None,
+            batch: self.batch,
         }
     }
 

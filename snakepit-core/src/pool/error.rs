@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
+    batch::BatchRefused,
     budget::{Budget, CancelOutcome, Cancelled},
     dispatch::Refusal,
     input::InputRefused,
@@ -95,6 +96,9 @@ pub enum CallError {
     /// The call cannot have input. It was not executed.
     #[error(transparent)]
     Input(#[from] InputRefused),
+    /// The calls cannot be made in a batch. None was executed.
+    #[error(transparent)]
+    Batch(#[from] BatchRefused),
 }
 
 /// One of a call's budgets ran out.
@@ -253,6 +257,8 @@ pub enum CallErrorKind {
     Codec,
     /// The call cannot have input.
     Input,
+    /// [`CallError::Batch`].
+    Batch,
 }
 
 impl CallError {
@@ -275,6 +281,7 @@ impl CallError {
             Self::Failed(_) => CallErrorKind::Failed,
             Self::Codec(_) => CallErrorKind::Codec,
             Self::Input(_) => CallErrorKind::Input,
+            Self::Batch(_) => CallErrorKind::Batch,
         }
     }
 
@@ -288,7 +295,8 @@ impl CallError {
             | Self::NoWorkers { .. }
             | Self::SessionBusy { .. }
             | Self::SessionLost(_)
-            | Self::Input(_) => false,
+            | Self::Input(_)
+            | Self::Batch(_) => false,
             Self::DeadlineExceeded(error) => error.ran.is_some() || error.lost.is_some(),
             Self::WorkerLost(_) => true,
             Self::Failed(failed) => failed.error.may_have_executed(),
@@ -315,7 +323,8 @@ impl CallError {
             | Self::NotServing { .. }
             | Self::SessionLost(_)
             | Self::Codec(_)
-            | Self::Input(_) => false,
+            | Self::Input(_)
+            | Self::Batch(_) => false,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub(super) run_timeout: Option<Duration>,
     pub(super) idempotent: bool,
     pub(super) aim: Option<Aim>,
+    /// Many calls in one.
+    pub(super) batch: bool,
     priority: i32,
     pub(super) credit: u32,
 }
@@ -58,6 +60,7 @@ impl<'a> Request<'a> {
             run_timeout: settings.run_timeout,
             idempotent: false,
             aim: None,
+            batch: false,
             priority: 0,
             credit: CREDIT,
         }

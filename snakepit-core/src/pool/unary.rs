@@ -25,6 +25,7 @@ impl Attempt {
             let mut lease = self.checkout(turn).await?;
             drop(returning.take());
             (turn.first, turn.accepted) = (true, true);
+            self.fits(&lease)?;
             let call_id = self.begin(&mut lease);
             let work = self.call(&*lease.seat().client, self.call_request(call_id));
             let mut underway = Underway::new(self.settler(), lease, call_id, work);

@@ -109,6 +109,28 @@ fn write_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError> {
     }
 }
 
+/// Encodes the positional arguments of many calls, as one array of arrays.
+///
+/// # Errors
+/// As [`encode_args`].
+pub fn encode_batch<T: Serialize>(calls: impl IntoIterator<Item = T>) -> Result<(Bytes, usize), CodecError> {
+    let mut encoded = Vec::new();
+    let mut count = 0_u32;
+    for args in calls {
+        match &*encode_args(&args)? {
+            // No arguments.
+            [] => encoded.push(rmp::Marker::FixArray(0).to_u8()),
+            args => encoded.extend_from_slice(args),
+        }
+        count = count.saturating_add(1);
+    }
+    let mut all = Vec::with_capacity(encoded.len() + 5);
+    // Writing to a vector cannot fail.
+    let _ = rmp::encode::write_array_len(&mut all, count);
+    all.extend(encoded);
+    Ok((all.into(), count as usize))
+}
+
 /// Encodes keyword arguments: a map with string keys, or a struct.
 ///
 /// # Errors

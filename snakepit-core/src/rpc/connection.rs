@@ -8,6 +8,7 @@ use std::{
     fmt, io,
     os::unix::net::UnixStream,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -17,9 +18,11 @@ use http::{Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame};
 use snakepit_proto::stream::{ChannelStream, Coalesced};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
+use super::calls::{Answers, Calls};
 use crate::worker::BoxFuture;
 
 /// The largest message either side accepts, in bytes: gRPC's own length is 32 bits, and a usize must hold it.
@@ -51,6 +54,8 @@ pub enum ConnectionError {
 #[derive(Clone)]
 pub struct Connection {
     sender: SendRequest<Bytes>,
+    /// Where the task that drives the connection takes the answers of its stream of calls, once there is one.
+    attach: Arc<Mutex<Option<oneshot::Sender<Answers>>>>,
     closed: CancellationToken,
 }
 
@@ -89,13 +94,44 @@ impl Connection {
     ) -> Self {
         let closed = CancellationToken::new();
         let done = closed.clone().drop_guard();
+        let (attach, attached) = oneshot::channel::<Answers>();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a worker's connection ended");
+            let answers = async {
+                if let Ok(answers) = attached.await {
+                    answers.await;
+                }
+                std::future::pending().await
+            };
+            // The connection first: it is what receives the answers, and the same turn hands them out.
+            tokio::select! {
+                biased;
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a worker's connection ended");
+                },
+                () = answers => {}
             }
             drop(done);
         });
-        Self { sender, closed }
+        Self {
+            sender,
+            attach: Arc::new(Mutex::new(Some(attach))),
+            closed,
+        }
+    }
+
+    /// Opens the stream of calls, once in the life of the connection.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub(crate) async fn calls(&self) -> Result<Calls, ConnectionError> {
+        let attach = self.attach.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut sender = self.sender.clone().ready().await?;
+        let (calls, answers) = Calls::open(&mut sender)?;
+        if let Some(attach) = attach {
+            // An error means that the connection is closed: the answers are dropped, and say so to whoever calls.
+            let _ = attach.send(answers);
+        }
+        Ok(calls)
     }
 
     /// Resolves when the connection is closed, by whichever side.

@@ -233,6 +233,7 @@ struct Live {
     journal: Option<Journal>,
     host: HostStream,
     takes_input: bool,
+    takes_batches: bool,
     stderr: StderrTail,
     condemned: watch::Sender<Option<DownReason>>,
     down: watch::Sender<Option<Down>>,
@@ -275,6 +276,10 @@ impl Worker for GrpcWorker {
 
     fn arena(&self) -> Option<ArenaUse> {
         self.live.client.arena.as_ref().map(|arena| arena.usage())
+    }
+
+    fn takes_batches(&self) -> bool {
+        self.live.takes_batches
     }
 
     fn feed(&self, call_id: u64, input: Input) -> Result<Feed, NoInput> {

@@ -443,6 +443,11 @@ impl WorkerControl for Served {
 #[async_trait]
 impl Worker for Served {
     type CallStreamStream = Nothing<StreamResponse>;
+    type CallsStream = Nothing<CallResponse>;
+
+    async fn calls(&self, _: Request<Streaming<CallRequest>>) -> Result<Response<Self::CallsStream>, Status> {
+        Err(Status::unimplemented("it does not have the capability"))
+    }
 
     async fn call(&self, _: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         Err(Status::unimplemented("no test of this file calls"))

@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     arena::{Arena, Placed},
-    rpc::{Connection, MAX_MESSAGE_LEN},
+    rpc::{Calls, Connection, MAX_MESSAGE_LEN},
     worker::{Aside, BoxFuture, ItemStream, Received, TransportError, WorkerClient},
 };
 
@@ -43,6 +43,8 @@ fn failed(status: &Status) -> TransportError {
 #[derive(Debug)]
 pub(super) struct GrpcClient {
     pub(super) data: Data,
+    /// The stream that calls go over, where the worker serves one.
+    pub(super) calls: Option<Calls>,
     pub(super) control: Control,
     /// The memory that it shares with the worker.
     pub(super) arena: Option<Arc<Arena>>,
@@ -172,6 +174,16 @@ impl Drop for Forward {
 
 impl WorkerClient for GrpcClient {
     fn call(&self, request: CallRequest) -> BoxFuture<Result<CallResponse, TransportError>> {
+        if let Some(calls) = &self.calls {
+            let calls = calls.clone();
+            return Box::pin(async move {
+                calls.call(&request).await.unwrap_or_else(|_| {
+                    Err(TransportError {
+                        message: "the stream of calls is gone".into(),
+                    })
+                })
+            });
+        }
         let mut data = self.data.clone();
         Box::pin(async move {
             Ok(data

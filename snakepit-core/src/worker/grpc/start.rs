@@ -266,8 +266,17 @@ async fn load(
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     let adapters = or_exit(&process, ready(control.clone())).await?;
 
+    let calls = match agreed.takes_calls {
+        true => Some(
+            data.calls()
+                .await
+                .map_err(|error| StartErrorKind::Channel(error_chain(&error)))?,
+        ),
+        false => None,
+    };
     let client = Arc::new(GrpcClient {
         data: client::data(data),
+        calls,
         control: control.clone(),
         arena: arena.map(|(arena, _)| Arc::new(arena)),
     });
@@ -286,6 +295,7 @@ async fn load(
         journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
         host,
         takes_input: agreed.takes_input,
+        takes_batches: agreed.takes_batches,
         stderr,
         condemned: watch::Sender::new(None),
         down: watch::Sender::new(None),
@@ -400,6 +410,8 @@ struct Agreed {
     ends_sessions: bool,
     takes_input: bool,
     maps_arena: bool,
+    takes_calls: bool,
+    takes_batches: bool,
 }
 
 /// Shakes hands.
@@ -440,6 +452,8 @@ async fn handshake(
             ends_sessions: has("session"),
             takes_input: has("input"),
             maps_arena: has("arena"),
+            takes_calls: has("calls"),
+            takes_batches: has("batch"),
         })
     } else {
         let theirs = answer.protocol_versions;
