@@ -17,8 +17,13 @@ class Feeder(Desk):
     """The host's side of inputs."""
 
     def granted(self, call_id: int) -> int:
-        """The next message, which must grant items."""
+        """The next message, which must grant items.
+
+        Before it another call may leave its input: one that is cancelled can be over before its input is closed.
+        """
         request = self.request()
+        while request is not None and request.leave not in (0, call_id):
+            request = self.request()
         assert request is not None
         assert request.WhichOneof("message") == "grant", request
         assert request.grant.call_id == call_id

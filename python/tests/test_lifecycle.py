@@ -75,7 +75,8 @@ def test_handshake_describes_the_worker(inherited_worker: Start) -> None:
     assert answer.pid == worker.pid
     assert answer.runtime.startswith("CPython 3.")
     assert answer.concurrency == 1
-    assert set(answer.capabilities) == {"cancel", "stream", "events", "host", "input", "session"}
+    expected = {"batch", "calls", "cancel", "stream", "events", "host", "input", "session"}
+    assert set(answer.capabilities) == expected
 
 
 def test_handshake_without_a_common_version_names_both_and_ends(inherited_worker: Start) -> None:
