@@ -19,7 +19,7 @@ use snakepit_core::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 at_every_level!();
@@ -284,6 +284,9 @@ async fn dropping_it_ends_it() {
     assert!(exec.which_children().is_empty());
 }
 
+/// How long a shell may take to say which signal it got.
+const AGAIN: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn signals_reach_the_program_its_group_or_its_tree() {
     // The member is in the group, the stray in a session of its own; each says which signal it got.
@@ -300,15 +303,22 @@ async fn signals_reach_the_program_its_group_or_its_tree() {
             let up = timeout(LONG, lines.next_line()).await.unwrap().unwrap();
             assert_eq!(up.as_deref(), Some("up"));
         }
-        match target {
-            0 => running.signal(10).unwrap(),
-            1 => running.signal_group(10),
-            _ => running.signal_tree(10),
-        }
         let mut said = Vec::new();
+        let until = Instant::now() + LONG;
         while said.len() < expected {
-            let word = timeout(LONG, lines.next_line()).await.unwrap().unwrap().unwrap();
-            said.push(word);
+            // Again now and then: a shell of Debian loses a signal that comes in the moment in which it makes a process (it has
+            // vfork(2) and a handler that returns at once meanwhile).
+            match target {
+                0 => running.signal(10).unwrap(),
+                1 => running.signal_group(10),
+                _ => running.signal_tree(10),
+            }
+            while said.len() < expected
+                && let Ok(word) = timeout(AGAIN, lines.next_line()).await
+            {
+                said.push(word.unwrap().unwrap());
+            }
+            assert!(Instant::now() < until, "{target}: only {said:?}");
         }
         said.sort();
         let all = ["leader", "member", "stray"];
