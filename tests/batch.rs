@@ -123,3 +123,26 @@ async fn a_cancel_and_a_death_are_those_of_the_whole_batch() {
     assert_eq!(error.kind(), CallErrorKind::WorkerLost);
     pool.shutdown().await;
 }
+
+/// A child that comes back from the function must not go on with the batch: each call would be answered twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_a_call_forks_makes_none_of_the_others() {
+    for concurrency in [Concurrency::One, Concurrency::Asyncio(1)] {
+        let pool = builder().concurrency(concurrency).start().await.unwrap();
+        for function in ["forks:comes_back", "forks:comes_back_async"] {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("made").to_string_lossy().into_owned();
+            let batch = pool.request(function).batch([(&file,), (&file,)]).unwrap();
+            let outcomes = batch.send::<Value>().await.unwrap();
+            assert_eq!(outcomes.len(), 2);
+            until("both children have left", async || {
+                std::fs::read_to_string(&file).is_ok_and(|made| made.lines().count() == 4)
+            })
+            .await;
+            // One line of each call and one of its child: a child that went on would write more.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 4);
+        }
+        pool.shutdown().await;
+    }
+}

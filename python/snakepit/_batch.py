@@ -23,16 +23,19 @@ _BAD_ARGUMENTS = 4
 def run(target: Callable[..., Any], calls: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     """The outcomes of the calls, or a coroutine that gives them where the function is asynchronous."""
     outcomes: list[Outcome] = []
-    left = iter(calls)
-    waiting = _until_awaitable(target, left, kwargs or {}, outcomes)
-    return outcomes if waiting is None else _go_on(target, left, kwargs or {}, outcomes, waiting)
+    left, own = iter(calls), getpid()
+    waiting = _until_awaitable(target, left, kwargs or {}, outcomes, own)
+    return outcomes if waiting is None else _go_on(target, left, kwargs or {}, outcomes, own, waiting)
 
 
 def _until_awaitable(
-    target: Callable[..., Any], left: Iterator[Any], kwargs: dict[str, Any], outcomes: list[Outcome]
+    target: Callable[..., Any],
+    left: Iterator[Any],
+    kwargs: dict[str, Any],
+    outcomes: list[Outcome],
+    own: int,
 ) -> Any:
     """Makes calls until one has to be awaited: that, or nothing when there are no more."""
-    own = getpid()
     for args in left:
         try:
             value = target(*args, **kwargs)
@@ -40,8 +43,7 @@ def _until_awaitable(
             _stay_in_parent(own, error)
             outcomes.append(_failed(error, target, args, kwargs))
             continue
-        if getpid() != own:
-            _stay_in_parent(own, None)
+        _stay_in_parent(own, None)
         if type(value) is CoroutineType:
             return value
         outcomes.append([_VALUE, value])
@@ -53,16 +55,17 @@ async def _go_on(
     left: Iterator[Any],
     kwargs: dict[str, Any],
     outcomes: list[Outcome],
+    own: int,
     waiting: Any,
 ) -> list[Outcome]:
-    own = getpid()
     while waiting is not None:
         try:
             outcomes.append([_VALUE, await waiting])
         except BaseException as error:
             _stay_in_parent(own, error)
             outcomes.append(_failed(error, target, (), kwargs))
-        waiting = _until_awaitable(target, left, kwargs, outcomes)
+        _stay_in_parent(own, None)
+        waiting = _until_awaitable(target, left, kwargs, outcomes, own)
     return outcomes
 
 

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use snakepit_core::{
     launch::{LaunchError, LaunchedProcess},
     process::{Containment, ExitOutcome, Pidfd},
@@ -103,7 +104,7 @@ impl Desk {
             && let Ok(pidfd) = Pidfd::from_fd(pidfd)
         {
             // An error means that it has ended, which is the aim.
-            let _ = pidfd.signal(9);
+            let _ = pidfd.signal(Signal::KILL.as_raw());
         }
     }
 
@@ -219,7 +220,7 @@ impl Template {
             "the template does not answer: killing it"
         );
         self.desk.close();
-        if let Err(error) = self.process.signal(9) {
+        if let Err(error) = self.process.signal(Signal::KILL.as_raw()) {
             tracing::warn!(%error, "cannot kill the template");
         }
     }

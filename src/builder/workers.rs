@@ -60,7 +60,9 @@ impl PoolBuilder {
             .with_env_remove(spec.env_remove.iter().cloned())
             .with_paths(spec.paths.iter().cloned())
             .with_modules(modules)
-            .with_limits(spec.limits.clone());
+            .with_limits(spec.limits.clone())
+            // Whoever grants a worker more for its imports grants it to what makes them.
+            .with_start_deadline(self.start_deadline.max(ZygoteSettings::START_DEADLINE));
         let settings = match &spec.cwd {
             Some(cwd) => settings.with_cwd(cwd),
             None => settings,
