@@ -10,11 +10,15 @@ from _thread import get_ident
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import CancelledError, Future
 from threading import main_thread
+from types import FrameType
 from typing import Any, TypeVar
 
 from snakepit import _context
 
 T = TypeVar("T")
+
+DONE, RAISE, LATER = range(3)
+"""What is left to do to interrupt a call: nothing; to raise where its code is; to try again."""
 
 
 class _Runner:
@@ -87,27 +91,43 @@ async def _await(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def interrupt(thread: int, place: int | None = None) -> bool:
-    """Cancels what a thread runs on its loop for the call at a place, if that waits.
-
-    False when there is nothing, or it is executing right now.
-    """
+def interrupt(thread: int, place: int | None, frame: FrameType | None) -> int:
+    """Cancels what a thread, which is in a frame, runs on its loop for the call at a place."""
     waits_for = _elsewhere.get(thread)
     if waits_for is not None and waits_for[0] == place:
         waits_for[1].cancel()
-        return True
+        return DONE
     runner = _runners.get(thread)
-    if runner is None:
-        return False
-    task = runner.task
-    if task is None or runner.place != place or asyncio.current_task(runner.loop) is task:
-        return False
+    if runner is None or runner.task is None or runner.place != place:
+        return RAISE
+    return interrupt_task(runner.task, frame)
+
+
+def interrupt_task(task: asyncio.Future[Any], frame: FrameType | None) -> int:
+    """Cancels a task whose thread is in a frame."""
     if task.done():
         # The call is over but for the loop's own last steps, and an exception there would break the loop.
-        return True
+        return DONE
+    loop = task.get_loop()
+    if asyncio.current_task(loop) is task:
+        return RAISE if _reaches(frame, task) else LATER
     # Through the loop's own wakeup: a plain cancel() would be noticed only when something else happens.
-    runner.loop.call_soon_threadsafe(task.cancel)
-    return True
+    loop.call_soon_threadsafe(task.cancel)
+    return DONE
+
+
+def _reaches(frame: FrameType | None, task: Any) -> bool:
+    """Whether an exception that is raised in a frame goes to a task's coroutine and tears nothing on its way.
+
+    A task is the current one also while asyncio arranges its next step, or tells others of its end. What an
+    exception kept from being arranged would never happen, and those who wait for it would wait forever.
+    """
+    coroutine = getattr(task.get_coro(), "cr_frame", None)
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("asyncio."):
+        if frame is coroutine:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def serve() -> asyncio.AbstractEventLoop:

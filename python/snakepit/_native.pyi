@@ -83,6 +83,9 @@ def take_interrupt() -> bool:
 def take_interrupts() -> list[tuple[int, int]]:
     """The other calls that are to be interrupted: the place of each, and its thread, 0 for a task."""
 
+def interrupt_later(place: int | None) -> None:
+    """Interrupts the call at a place, or the only one, in a moment: right now it is where it must not be."""
+
 def interrupt_thread(place: int, exception: type[BaseException]) -> None:
     """Raises an exception in the thread that runs the call at a place, unless its user code has ended."""
 

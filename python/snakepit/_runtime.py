@@ -76,14 +76,18 @@ def rearm() -> None:
 def _on_cancel(signum: int, frame: FrameType | None) -> None:
     several = sys.modules.get("snakepit._several")
     if several is not None:
-        several.interrupt()
+        several.interrupt(frame)
         return
     # A signal that arrives after its call has ended finds nothing to take.
     if not _native.take_interrupt():
         return
     aio = sys.modules.get("snakepit._aio")
-    if aio is not None and aio.interrupt(_thread.get_ident()):
-        return
+    if aio is not None:
+        left = aio.interrupt(_thread.get_ident(), None, frame)
+        if left == aio.LATER:
+            _native.interrupt_later(None)
+        if left != aio.RAISE:
+            return
     raise Cancelled("the host cancelled this call")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from snakepit import _aio, _context, _native
 from snakepit._cancel import Cancelled
@@ -34,14 +35,21 @@ def event_loop() -> ModuleType:
     return _tasks
 
 
-def interrupt() -> None:
+def interrupt(frame: FrameType | None) -> None:
     """Delivers cancels. It runs on the main thread, which runs no calls but those of the event loop."""
     executing = False
     for place, thread in _native.take_interrupts():
-        if not thread:
-            executing |= not event_loop().interrupt(place)
-        # A thread that waits for a task would not notice an exception until that has ended.
-        elif not _aio.interrupt(thread, place):
-            _native.interrupt_thread(place, Cancelled)
+        if thread:
+            # A thread that waits for a task would not notice an exception until that has ended.
+            left = _aio.interrupt(thread, place, sys._current_frames().get(thread))
+        else:
+            left = event_loop().interrupt(place, frame)
+        if left == _aio.LATER:
+            _native.interrupt_later(place)
+        elif left == _aio.RAISE:
+            if thread:
+                _native.interrupt_thread(place, Cancelled)
+            else:
+                executing = True
     if executing:
         raise Cancelled("the host cancelled this call")

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import os
 from collections.abc import Awaitable, Callable
-from types import CoroutineType
+from types import CoroutineType, FrameType
 from typing import Any
 
 from snakepit import _aio, _native, _runtime, _several
@@ -147,15 +147,8 @@ async def _may_produce(call: _native.TaskCall) -> bool:
     return turn == call.PRODUCE
 
 
-def interrupt(place: int) -> bool:
-    """Cancels a call's task; false when it is executing right now, which no task can be cancelled in."""
+def interrupt(place: int, frame: FrameType | None) -> int:
+    """Cancels a call's task; the loop's thread is in a frame."""
     task = _running.get(place)
-    if task is None:
-        # Over, or about to begin: a cancel that finds a call still there comes again.
-        return True
-    loop = task.get_loop()
-    if asyncio.current_task(loop) is task:
-        return False
-    # Through the loop's own wakeup: a plain cancel() would be noticed only when something else happens.
-    loop.call_soon_threadsafe(task.cancel)
-    return True
+    # Without one it is over, or about to begin, and looks whether it was cancelled.
+    return _aio.DONE if task is None else _aio.interrupt_task(task, frame)

@@ -82,6 +82,10 @@ async fn run(shared: Arc<Shared>, endpoint: Endpoint, descriptors: Vec<i32>) {
         let shared = Arc::clone(&shared);
         async move { Host::find().watch(&shared).await }
     });
+    tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move { shared.slot.interrupt_postponed().await }
+    });
     let control = Control::new(Arc::clone(&shared));
     match endpoint {
         Endpoint::Inherited(socket) => {

@@ -49,6 +49,7 @@ pub(crate) fn publish(shared: &Arc<Shared>, descriptors: Vec<i32>) -> bool {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(take_interrupt, module)?)?;
     module.add_function(wrap_pyfunction!(take_interrupts, module)?)?;
+    module.add_function(wrap_pyfunction!(interrupt_later, module)?)?;
     module.add_function(wrap_pyfunction!(interrupt_thread, module)?)?;
     module.add_function(wrap_pyfunction!(current_call, module)?)?;
     module.add_function(wrap_pyfunction!(current_session, module)?)?;
@@ -78,6 +79,14 @@ fn take_interrupts() -> Vec<(u64, u64)> {
         (place.number(), thread)
     };
     taken.into_iter().map(number).collect()
+}
+
+/// Has the call at `place`, or the only one, interrupted in a moment: right now its code is where it must not be.
+#[pyfunction]
+fn interrupt_later(place: Option<u64>) {
+    if let Some(shared) = shared() {
+        shared.slot.interrupt_later(shared.place(place));
+    }
 }
 
 /// Raises an exception in the thread that runs the call at `place`, unless its user code has ended.

@@ -21,6 +21,8 @@ use crate::{
 
 /// How many finished call ids are remembered, so that a late cancel is told from an early one.
 const FINISHED: usize = 64;
+/// When a cancel comes again that found its call where it must not be interrupted.
+const POSTPONED: Duration = Duration::from_millis(1);
 /// How many cancels of calls that have not arrived yet are remembered.
 const EARLY: usize = 64;
 
@@ -64,7 +66,7 @@ struct Current {
     /// Its runner is inside user code of this call.
     in_python: bool,
     cancel_requested: bool,
-    /// A cancel signal is under way that its Python handler has not taken yet.
+    /// A cancel signal is under way, or will be in a moment, that its Python handler has not taken yet.
     pending: bool,
     /// An exception was left with the thread, to be raised there at its next step.
     exception_set: bool,
@@ -130,6 +132,8 @@ pub(crate) struct Slot {
     journal: OnceLock<Journal>,
     /// Woken when a running call is cancelled, for those of them that run no user code (streams that wait for credit).
     pub(crate) cancelled: Notify,
+    /// Woken when a cancel has found its call where it must not be interrupted.
+    postponed: Notify,
     /// Woken at the end of every call while draining.
     pub(crate) ended: Notify,
     draining: AtomicBool,
@@ -152,6 +156,7 @@ impl Slot {
             main,
             journal: OnceLock::new(),
             cancelled: Notify::new(),
+            postponed: Notify::new(),
             ended: Notify::new(),
             draining: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
@@ -424,6 +429,30 @@ impl Slot {
                 (current.place, current.runner)
             })
             .collect()
+    }
+
+    /// A cancel that the handler has taken comes again in a moment.
+    pub(crate) fn interrupt_later(&self, place: Option<Place>) {
+        let mut state = self.lock();
+        let current = match place {
+            Some(place) => state.at(place),
+            None => state.currents().next(),
+        };
+        if let Some(current) = current {
+            current.pending = current.in_python;
+            self.postponed.notify_one();
+        }
+    }
+
+    /// Sends the signal of cancels that come again; runs until it is dropped.
+    pub(crate) async fn interrupt_postponed(&self) {
+        loop {
+            self.postponed.notified().await;
+            tokio::time::sleep(POSTPONED).await;
+            if self.lock().currents().any(|current| current.pending) {
+                self.main.interrupt();
+            }
+        }
     }
 
     /// Leaves an exception with the thread of a call that is in user code, by `set`. Whoever ends the user code clears it away

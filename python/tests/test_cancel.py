@@ -54,6 +54,26 @@ def test_interrupts(worker: Worker, call: tuple[str, object]) -> None:
     assert worker.call("echo", 2) == 2
 
 
+@pytest.mark.parametrize("several", [{}, {"threads": 2}, {"asyncio": 100}], ids=["one", "threads", "asyncio"])
+@pytest.mark.parametrize("function", ["held_at_its_end", "held_at_a_step", "busy_in_asyncio"])
+def test_a_cancel_tears_nothing_of_asyncio(
+    inherited_worker: Callable[..., InheritedWorker], several: dict[str, int], function: str
+) -> None:
+    worker = inherited_worker(("torn",), **several)
+    # What is known to be asynchronous begins on the loop.
+    worker.call("times_held")
+    for held in range(1, 4):
+        call = worker.begin(function, timeout=5)
+        eventually(lambda call=call: worker.running() == call.call_id)
+        time.sleep(0.05)
+        assert worker.cancel(call.call_id)
+        try:
+            assert worker.finish(call) == "ended"
+        except CallFailed as error:
+            assert error.kind == "CANCELLED"
+        assert worker.call("times_held", timeout=5) == (0 if function == "busy_in_asyncio" else held)
+
+
 def test_stale_cancel_never_hits_a_later_call(worker: Worker) -> None:
     for round_number in range(60):
         call = worker.begin("sleep", 0.0005 * (round_number % 4))
