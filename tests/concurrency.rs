@@ -212,6 +212,25 @@ async fn streams_share_a_worker_and_each_has_its_context() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_keeps_no_other_call_waiting() {
+    let pool = pool_of(1, Concurrency::Threads(2)).await;
+    let request = pool.request("side_by_side:large").args(&(16,)).unwrap();
+    let mut unread = request.stream::<String>().await.unwrap();
+    // As many as there is credit for, and the last one it is still in.
+    until("it has yielded them", async || {
+        let yielded = call::<u64>(&pool, "side_by_side:large_yielded", ());
+        outcome(yielded).await.unwrap() == 15
+    })
+    .await;
+    for _ in 0..16 {
+        let item = timeout(PATIENCE, unread.next()).await.expect("an item comes");
+        assert_eq!(item.unwrap().unwrap().len(), 5_000_000);
+    }
+    assert!(unread.next().await.is_none());
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_waits_for_the_calls_of_every_thread_and_task() {
     for (concurrency, function) in [
         (Concurrency::Threads(4), "time:sleep"),

@@ -263,6 +263,13 @@ impl<F: Future + Unpin> Coalesced<F> {
     pub fn get_mut(&mut self) -> &mut F {
         &mut self.connection
     }
+
+    /// Whether the socket has not taken all that was written by the last turn.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let unsent = self.output.lock();
+        unsent.full.is_some() || !unsent.bytes.is_empty()
+    }
 }
 
 impl<F: Future + Unpin> Future for Coalesced<F> {

@@ -14,7 +14,10 @@ use std::{
 
 use pyo3::prelude::*;
 use snakepit_proto::v1::{CallError, CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
-use tokio::{sync::MutexGuard, time::Instant};
+use tokio::{
+    sync::MutexGuard,
+    time::{Instant, timeout},
+};
 
 pub(crate) use glue::Glue;
 pub(crate) use task::TaskCall;
@@ -30,6 +33,9 @@ use crate::{
 
 /// Turns that the connection gets to send what there is before Python computes on.
 const FLUSH_TURNS: usize = 8;
+
+/// How long a call, or the next item of a stream, waits for what was said before to leave.
+const ROOM_LIMIT: Duration = Duration::from_secs(1);
 
 /// A function found by its wire name.
 #[derive(Debug)]
@@ -133,13 +139,16 @@ impl Engine {
     /// Waits for the adapters and for the calls before this one.
     async fn turn(&self, call_id: u64) -> Result<MutexGuard<'_, ()>, Box<CallError>> {
         self.admission().await?;
-        if self.shared.identity.inherited {
-            self.send_answers_first().await;
-        }
         if let Ok(turn) = self.turn.try_lock() {
+            self.send_answers_first().await;
             return Ok(turn);
         }
-        self.in_line(call_id, self.turn.lock()).await
+        let turn = async {
+            let turn = self.turn.lock().await;
+            self.send_answers_first().await;
+            turn
+        };
+        self.in_line(call_id, turn).await
     }
 
     /// Waits for a turn, unless the call is cancelled meanwhile.
@@ -158,12 +167,24 @@ impl Engine {
 
     /// Lets the connection, which lives on this very thread, send what has been answered: it must not wait for the next call.
     async fn send_answers_first(&self) {
+        if !self.shared.identity.inherited {
+            return;
+        }
         // The connection's turn comes with the first yield; a bound, since there is none once it has ended.
         for _ in 0..FLUSH_TURNS {
             if !self.shared.slot.has_unsent_answer() {
                 return;
             }
             tokio::task::yield_now().await;
+            self.wait_for_room().await;
+        }
+    }
+
+    /// Waits, within [`ROOM_LIMIT`], while the socket takes nothing.
+    async fn wait_for_room(&self) {
+        if self.shared.slot.is_full() {
+            // A host that reads nothing for so long has no claim to what it does not read.
+            let _ = timeout(ROOM_LIMIT, self.shared.slot.room()).await;
         }
     }
 
@@ -173,6 +194,7 @@ impl Engine {
         tokio::task::yield_now().await;
         // As a rule one turn will do; the scheduler may take ours first once in a while.
         for _ in 0..FLUSH_TURNS {
+            self.wait_for_room().await;
             if !self.shared.slot.has_unsent_item() {
                 return;
             }

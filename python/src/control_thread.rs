@@ -90,7 +90,7 @@ async fn run(shared: Arc<Shared>, endpoint: Endpoint, descriptors: Vec<i32>) {
     match endpoint {
         Endpoint::Inherited(socket) => {
             let router = Arc::new(Router::new().with_control(control, health));
-            if let Err(error) = serve::inherited(socket, router, finished(&shared), || ()).await {
+            if let Err(error) = serve::inherited(socket, router, finished(&shared), |_| ()).await {
                 eprintln!("snakepit: failed to serve the control socket: {error}");
             }
             if !*shared.finished.borrow() {

@@ -131,15 +131,20 @@ impl MainLoop {
         let flush = Arc::new(Notify::new());
         let told = Arc::clone(&flush);
         let shared = Arc::clone(&self.shared);
-        let sent = move || shared.slot.answer_sent();
         let (leaving, told_to_leave) = watch::channel(false);
         let (data, inline) = match concurrency {
             Concurrency::One => (Data::Inline(Arc::clone(&self.engine), told_to_leave), true),
             Concurrency::Threads(_) | Concurrency::Asyncio(_) => (Data::Hop(Arc::clone(&self.jobs)), false),
         };
         let router = Arc::new(Router::new().with_data(data));
+        let turned = move |sent| {
+            // Elsewhere it waits for nothing but its socket.
+            if inline {
+                shared.slot.connection_turned(sent);
+            }
+        };
         let serving = async move {
-            if let Err(error) = serve::inherited(socket, router, told.notified(), sent).await {
+            if let Err(error) = serve::inherited(socket, router, told.notified(), turned).await {
                 eprintln!("snakepit: failed to serve the data socket: {error}");
             }
         };

@@ -35,8 +35,8 @@ const MAX_STREAMS: u32 = 100_000;
 /// How long a connection may take to flush when the worker leaves.
 pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(250);
 
-/// Serves one inherited connection; as [`connection`], with messages that leave in one piece. Calls `sent` whenever what was
-/// to be said has been.
+/// Serves one inherited connection; as [`connection`], with messages that leave in one piece. Calls `turned` after each of its
+/// turns, with whether what was to be said has been, or the socket is full.
 ///
 /// # Errors
 /// When the socket cannot be registered.
@@ -44,14 +44,14 @@ pub(crate) async fn inherited(
     socket: UnixStream,
     router: Arc<Router>,
     leave: impl Future<Output = ()>,
-    sent: impl Fn(),
+    turned: impl Fn(bool),
 ) -> io::Result<()> {
     let (stream, output) = ChannelStream::new(socket)?;
     let connection = Box::pin(http2(stream, router));
     let mut connection = Coalesced::new(connection, output);
     let served = poll_fn(|cx| {
         let done = Pin::new(&mut connection).poll(cx);
-        sent();
+        turned(!connection.is_full());
         done
     });
     tokio::select! {

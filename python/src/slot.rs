@@ -139,6 +139,10 @@ pub(crate) struct Slot {
     draining: AtomicBool,
     /// A call has ended whose answer has not been sent yet.
     unsent: AtomicBool,
+    /// The socket of the connection on the main thread is full.
+    full: AtomicBool,
+    /// Woken when it is no more.
+    room: Notify,
     /// How far the last item of a stream has come that is served on the main thread.
     item: AtomicU8,
 }
@@ -160,15 +164,36 @@ impl Slot {
             ended: Notify::new(),
             draining: AtomicBool::new(false),
             unsent: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            room: Notify::new(),
             item: AtomicU8::new(ITEM_SENT),
         }
     }
 
-    /// What was answered has been sent.
-    pub(crate) fn answer_sent(&self) {
+    /// The connection has had a turn: what it has taken has been sent, or its socket is full.
+    pub(crate) fn connection_turned(&self, sent: bool) {
+        if !sent {
+            return self.full.store(true, Ordering::Relaxed);
+        }
         self.unsent.store(false, Ordering::Relaxed);
         if self.item.load(Ordering::Relaxed) == ITEM_TAKEN {
             self.item.store(ITEM_SENT, Ordering::Relaxed);
+        }
+        if self.full.swap(false, Ordering::Relaxed) {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether the socket is full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Waits while the socket is full.
+    pub(crate) async fn room(&self) {
+        while self.is_full() {
+            // The connection lives on this very thread: nothing comes in between.
+            self.room.notified().await;
         }
     }
 

@@ -99,6 +99,19 @@ def test_an_error_is_one_calls_and_a_large_value_arrives_whole(
     calls.close()
 
 
+@pytest.mark.parametrize("size", [1_000_000, 12_000_000, 60_000_000])
+def test_a_large_answer_has_left_before_the_next_call_begins(
+    inherited_worker: Callable[..., InheritedWorker], size: int
+) -> None:
+    worker = inherited_worker()
+    calls = Calls(worker)
+    calls.begin("operator:mul", "x", size)
+    later = calls.begin("sleep", 4)
+    assert len(worker.finish(Answered(calls.until(1)[0]))) == size
+    # The socket holds less than any of them.
+    eventually(lambda: worker.running() == later, 2)
+
+
 def test_a_cancel_reaches_the_running_call_and_one_that_waits(
     inherited_worker: Callable[..., InheritedWorker],
 ) -> None:
