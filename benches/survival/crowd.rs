@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 use crate::Result;
 
+/// How often those are tried to reap that have ended and did not belong to this process yet.
+const REAP: Duration = Duration::from_millis(10);
+
 /// How long an experiment may take to get into place.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -132,27 +135,35 @@ impl Crowd {
 
     fn watch(&self, since: Instant, bound: Duration) -> (Vec<&One>, Duration) {
         let mut alive: Vec<&One> = self.0.iter().collect();
+        // Who has ended comes to this process a little later, when whoever was its parent has ended as well.
+        let mut ended: Vec<&One> = Vec::new();
         let mut last = Duration::ZERO;
         while !alive.is_empty() {
             let left = bound.saturating_sub(since.elapsed());
+            let pause = if ended.is_empty() { left } else { left.min(REAP) };
             let mut polls: Vec<_> = alive
                 .iter()
                 .map(|one| PollFd::new(&*one.pidfd, PollFlags::IN))
                 .collect();
-            match poll(&mut polls, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) => break,
+            match poll(&mut polls, Timespec::try_from(pause).ok().as_ref()) {
+                Ok(0) if left.is_zero() => break,
+                Ok(0) => {
+                    ended.iter().for_each(|one| one.reap());
+                    continue;
+                }
                 Ok(_) => last = since.elapsed(),
                 // Interrupted: the next look knows.
                 Err(_) => continue,
             }
-            let ended: Vec<_> = polls.iter().map(|poll| !poll.revents().is_empty()).collect();
-            let mut ended = ended.into_iter();
-            alive.retain(|one| {
-                let ended = ended.next().unwrap_or(false);
-                if ended {
+            let has_ended: Vec<_> = polls.iter().map(|poll| !poll.revents().is_empty()).collect();
+            let mut has_ended = has_ended.into_iter();
+            alive.retain(|&one| {
+                let has_ended = has_ended.next().unwrap_or(false);
+                if has_ended {
                     one.reap();
+                    ended.push(one);
                 }
-                !ended
+                !has_ended
             });
         }
         (alive, last)

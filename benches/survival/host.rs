@@ -7,8 +7,7 @@ use snakepit::{Pool, PythonEnv};
 use snakepit_core::{
     RunId, WorkerId,
     launch::{ChannelForm, LaunchLimits, LaunchSpec, LaunchedProcess, Launcher, ProcessIo},
-    ledger::{Ledger, MemoryLedger, Row, RowState},
-    process::Containment,
+    ledger::{Ledger, MemoryLedger, Row},
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -183,17 +182,13 @@ async fn start(
     ledger: &dyn Ledger,
     spec: &LaunchSpec,
 ) -> Result<Arc<dyn LaunchedProcess>> {
-    let row = Row {
-        run_id: spec.run_id,
-        worker_id: spec.worker_id,
-        program: spec.program.clone(),
-        launcher: launcher.name().to_owned(),
-        state: RowState::Reserved,
-        endpoint: spec.channel.to_string(),
-        identity: None,
-        containment: Containment::default(),
-        reserved_at: std::time::SystemTime::now(),
-    };
+    let row = Row::reserved(
+        spec.run_id,
+        spec.worker_id,
+        spec.program.clone(),
+        launcher.name(),
+        spec.channel.to_string(),
+    );
     ledger.reserve(row).await?;
     let process = launcher.launch(spec).await?;
     let containment = process.containment();

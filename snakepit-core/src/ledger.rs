@@ -52,6 +52,29 @@ pub struct Row {
     pub reserved_at: SystemTime,
 }
 
+impl Row {
+    /// The row of a worker that is about to be created, reserved now.
+    pub fn reserved(
+        run_id: RunId,
+        worker_id: WorkerId,
+        program: impl Into<PathBuf>,
+        launcher: impl Into<String>,
+        endpoint: impl Into<String>,
+    ) -> Self {
+        Self {
+            run_id,
+            worker_id,
+            program: program.into(),
+            launcher: launcher.into(),
+            state: RowState::Reserved,
+            endpoint: endpoint.into(),
+            identity: None,
+            containment: Containment::default(),
+            reserved_at: SystemTime::now(),
+        }
+    }
+}
+
 /// Records what a run starts. Each method returns when the change would survive the host's death.
 ///
 /// The states of a row go reserved, active, ending, gone; a method called out of that order answers
@@ -284,17 +307,7 @@ mod tests {
     use super::*;
 
     fn row(worker: u64) -> Row {
-        Row {
-            run_id: RunId::random(),
-            worker_id: WorkerId(worker),
-            program: "python3".into(),
-            launcher: "fake".into(),
-            state: RowState::Reserved,
-            endpoint: "fd:0".into(),
-            identity: None,
-            containment: Containment::default(),
-            reserved_at: SystemTime::now(),
-        }
+        Row::reserved(RunId::random(), WorkerId(worker), "python3", "fake", "fd:0")
     }
 
     fn identity() -> ProcessIdentity {

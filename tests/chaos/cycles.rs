@@ -1,16 +1,12 @@
 //! S12: processes that come and go cost nothing that stays.
 
-use std::{
-    fs,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fs, sync::Arc, time::Duration};
 
 use snakepit::core::{
     RunId, WorkerId,
     launch::{ChannelForm, LaunchLimits, LaunchSpec},
-    ledger::{Ledger as _, Row, RowState},
-    process::{Containment, ExitOutcome, Pidfd, Stat, descendants},
+    ledger::{Ledger as _, Row},
+    process::{ExitOutcome, Pidfd, Stat, descendants},
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -187,17 +183,13 @@ async fn one(host: Host) {
         channel: ChannelForm::Inherited,
         limits: LaunchLimits::default(),
     };
-    let row = Row {
-        run_id: spec.run_id,
+    let row = Row::reserved(
+        spec.run_id,
         worker_id,
-        program: spec.program.clone(),
-        launcher: host.launcher.name().to_owned(),
-        state: RowState::Reserved,
-        endpoint: spec.channel.to_string(),
-        identity: None,
-        containment: Containment::default(),
-        reserved_at: SystemTime::now(),
-    };
+        spec.program.clone(),
+        host.launcher.name(),
+        spec.channel.to_string(),
+    );
     host.ledger.reserve(row).await.unwrap();
     let process = host.launcher.launch(&spec).await.unwrap();
     let containment = process.containment();

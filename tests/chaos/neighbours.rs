@@ -3,12 +3,12 @@
 use std::{
     process::{Child, Stdio},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use snakepit::core::{
     RunId, WorkerId,
-    ledger::{Ledger as _, Row, RowState},
+    ledger::{Ledger as _, Row},
     process::{Containment, ProcessIdentity},
 };
 use tempfile::TempDir;
@@ -211,17 +211,7 @@ pub(crate) async fn forge(host: &Host, pid: u32, flaw: Flaw) {
         }
     }
     let worker_id = WorkerId::next();
-    let row = Row {
-        run_id: RunId::current(),
-        worker_id,
-        program: "sleep".into(),
-        launcher: host.launcher.name().to_owned(),
-        state: RowState::Reserved,
-        endpoint: "fd:0".to_owned(),
-        identity: None,
-        containment: Containment::default(),
-        reserved_at: SystemTime::now(),
-    };
+    let row = Row::reserved(RunId::current(), worker_id, "sleep", host.launcher.name(), "fd:0");
     host.ledger.reserve(row).await.unwrap();
     let containment = Containment::default();
     host.ledger

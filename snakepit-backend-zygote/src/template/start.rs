@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use snakepit_core::{
@@ -13,8 +13,7 @@ use snakepit_core::{
         ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, Launcher, NUMERIC_THREADS, StderrTail, drain,
         env,
     },
-    ledger::{Ledger, Row, RowState},
-    process::Containment,
+    ledger::{Ledger, Row},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -253,16 +252,12 @@ impl Means {
     }
 
     fn row(&self, id: WorkerId) -> Row {
-        Row {
-            run_id: RunId::current(),
-            worker_id: id,
-            program: self.settings.program.clone(),
-            launcher: self.launcher.name().to_owned(),
-            state: RowState::Reserved,
-            endpoint: ChannelForm::Inherited.to_string(),
-            identity: None,
-            containment: Containment::default(),
-            reserved_at: SystemTime::now(),
-        }
+        Row::reserved(
+            RunId::current(),
+            id,
+            self.settings.program.clone(),
+            self.launcher.name(),
+            ChannelForm::Inherited.to_string(),
+        )
     }
 }

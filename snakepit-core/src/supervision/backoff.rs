@@ -7,9 +7,10 @@ use std::time::Duration;
 /// OTP restarts at once every time and leaves it to the intensity to stop that. A worker costs a process start
 /// and its imports, so here repeated restarts are spread out as well.
 ///
-/// A series begins anew when a worker was ready for the period of the starter's intensity, however long the last pause
-/// was. To ask for more would be a trap: while a slot pauses the others get its calls, so that what ends workers ends theirs
-/// sooner, their pauses grow in turn, and in the end a pool that loses a worker every few seconds has none.
+/// A series begins anew when the slot had a worker that was ready, or one after the other by planned replacements, for the period of
+/// the starter's intensity, however long the last pause was. To ask for more would be a trap: while a slot pauses the others get
+/// its calls, so that what ends workers ends theirs sooner, their pauses grow in turn, and in the end a pool that loses a worker
+/// every few seconds has none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The pause before the second restart of a series. Default 100 ms: longer than it takes a transient

@@ -16,15 +16,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use snakepit_backend_port::PortLauncher;
 use snakepit_core::{
     RunId, WorkerId,
     launch::{ChannelForm, LaunchLimits, LaunchSpec, LaunchedProcess, Launcher, env as tags},
-    ledger::{Ledger, Row, RowState},
-    process::{Containment, Pidfd, ProcessIdentity, sweep::tagged},
+    ledger::{Ledger, Row},
+    process::{Pidfd, ProcessIdentity, sweep::tagged},
 };
 use snakepit_registry::{
     Policy, Registry, Settings,
@@ -364,17 +364,7 @@ pub fn spec(worker_id: WorkerId, script: &str, tag: &str) -> LaunchSpec {
 }
 
 pub fn row(worker_id: WorkerId) -> Row {
-    Row {
-        run_id: RunId::current(),
-        worker_id,
-        program: "/bin/sh".into(),
-        launcher: "port".into(),
-        state: RowState::Reserved,
-        endpoint: "fd:0".into(),
-        identity: None,
-        containment: Containment::default(),
-        reserved_at: SystemTime::now(),
-    }
+    Row::reserved(RunId::current(), worker_id, "/bin/sh", "port", "fd:0")
 }
 
 /// Starts a recorded worker as a pool does.

@@ -163,9 +163,9 @@ impl State {
         }
     }
 
-    /// A worker that was ready for long enough ends the series of restarts.
-    fn pardon(&mut self, ready_for: Duration) {
-        if ready_for >= self.rules.intensity.period {
+    /// A slot that has served for long enough ends the series of restarts.
+    fn pardon(&mut self, served_for: Duration) {
+        if served_for >= self.rules.intensity.period {
             self.series = 0;
         }
     }

@@ -7,7 +7,7 @@ use std::{
         unix::net::UnixStream as StdUnixStream,
     },
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use snakepit_proto::{
@@ -33,8 +33,7 @@ use crate::{
     event::EventKind,
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, StderrTail, drain},
-    ledger::{LedgerError, Row, RowState},
-    process::Containment,
+    ledger::{LedgerError, Row},
     rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, StartTurn, Worker},
 };
@@ -525,17 +524,13 @@ fn launch_spec(spec: &GrpcWorkerSpec, slot: SlotId, id: WorkerId) -> LaunchSpec 
 }
 
 fn row(spec: &GrpcWorkerSpec, id: WorkerId) -> Row {
-    Row {
-        run_id: spec.run_id,
-        worker_id: id,
-        program: spec.program.clone(),
-        launcher: spec.launcher.name().to_owned(),
-        state: RowState::Reserved,
-        endpoint: channel_form(spec, id).to_string(),
-        identity: None,
-        containment: Containment::default(),
-        reserved_at: SystemTime::now(),
-    }
+    Row::reserved(
+        spec.run_id,
+        id,
+        spec.program.clone(),
+        spec.launcher.name(),
+        channel_form(spec, id).to_string(),
+    )
 }
 
 /// Undoes a start: ends the process tree, releases the row, gathers what was said.

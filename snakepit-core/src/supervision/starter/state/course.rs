@@ -31,8 +31,7 @@ impl State {
                 Ok(effects)
             }
             Phase::Replacing { since } => {
-                self.pardon(now.saturating_duration_since(since));
-                self.phase = Phase::Serving { since: now };
+                self.phase = Phase::Serving { since };
                 self.leaving = Some(Leaving::Draining {
                     until: self.drain.map(|drain| after(now, drain)),
                 });

@@ -18,6 +18,7 @@ pub(super) enum Next {
 pub(in crate::supervision::starter) enum Phase {
     New,
     Starting,
+    /// There is a worker. Since when there has been one all along: replaced by plan or not, it is the slot that holds.
     Serving {
         since: Instant,
     },

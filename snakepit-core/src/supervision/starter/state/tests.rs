@@ -439,6 +439,35 @@ fn a_series_ends_with_the_period_also_after_a_long_pause() {
     assert_eq!(state.phase(), Phase::Starting);
 }
 
+/// Workers that are recycled more often than that have a series end all the same.
+#[test]
+fn planned_replacements_are_no_break_in_what_ends_a_series() {
+    let (mut state, _) = after(&[Event::Begin, Event::StartFailed, Event::StartFailed]);
+    let Phase::Pausing { until } = state.phase() else {
+        panic!("the second restart of a series waits: {state:?}")
+    };
+    let mut now = until;
+    state.on(Event::PauseOver, now).unwrap();
+    state.on(Event::Ready, now).unwrap();
+    for _ in 0..3 {
+        now += Duration::from_secs(2);
+        let replaced = [
+            REPLACE,
+            Event::Ready,
+            Event::Leaving(Departure::Drained),
+            Event::Leaving(Departure::ResourcesEnded),
+            Event::Leaving(Departure::WorkerEnded),
+        ];
+        for event in replaced {
+            state.on(event, now).unwrap();
+        }
+    }
+    for event in [CRASH, Event::ResourcesEnded, Event::WorkerEnded] {
+        state.on(event, now).unwrap();
+    }
+    assert_eq!(state.phase(), Phase::Starting);
+}
+
 /// What really exists, kept beside the rules from their effects alone.
 #[derive(Debug, Default)]
 struct World {
