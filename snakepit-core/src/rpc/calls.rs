@@ -253,3 +253,62 @@ impl Drop for Answers {
         self.shared.end("the connection is closed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, os::unix::net::UnixStream};
+
+    use super::*;
+    use crate::rpc::Connection;
+
+    /// Answers one call and is gone, in a thread of its own, before the host has read any of it.
+    fn answer_and_die(socket: UnixStream) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            socket.set_nonblocking(true).unwrap();
+            let socket = tokio::net::UnixStream::from_std(socket).unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut calls = request.into_body();
+            let call = tokio::select! {
+                call = calls.data() => call.unwrap().unwrap(),
+                _ = connection.accept() => panic!("the host has left"),
+            };
+            let CallRequest { call_id, .. } = CallRequest::decode(&call[PREFIX..]).unwrap();
+            let answer = CallResponse {
+                call_id,
+                outcome: None,
+            };
+            let mut message = vec![0, 0, 0, 0, answer.encoded_len() as u8];
+            answer.encode(&mut message).unwrap();
+            let mut answers = respond.send_response(http::Response::new(()), false).unwrap();
+            answers.send_data(message.into(), false).unwrap();
+            // A turn in which it is sent, and nothing comes.
+            poll_fn(|cx| Poll::Ready(connection.poll_accept(cx).is_pending())).await;
+        });
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_with_the_end_of_the_worker_is_handed_out() {
+        // What comes together differs from time to time.
+        for call_id in 1..=30 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let worker = std::thread::spawn(move || answer_and_die(theirs));
+            let connection = Connection::open(ours).await.unwrap();
+            let calls = connection.calls().await.unwrap();
+            let answer = calls.call(&CallRequest {
+                call_id,
+                ..CallRequest::default()
+            });
+            // What the host has to say is said; what it is told, it hears when the worker is gone.
+            while !worker.is_finished() {
+                tokio::task::yield_now().await;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            assert_eq!(answer.await.unwrap().unwrap().call_id, call_id);
+        }
+    }
+}

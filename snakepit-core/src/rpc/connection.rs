@@ -5,9 +5,11 @@
 //! none has a purpose here (see ADR-003).
 
 use std::{
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     os::unix::net::UnixStream,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
@@ -100,15 +102,18 @@ impl Connection {
                 if let Ok(answers) = attached.await {
                     answers.await;
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
-            // The connection first: it is what receives the answers, and the same turn hands them out.
-            tokio::select! {
-                biased;
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a worker's connection ended");
-                },
-                () = answers => {}
+            let (mut connection, mut answers) = (pin!(connection), pin!(answers));
+            let ended = poll_fn(|cx| {
+                // The connection first: it is what receives the answers, and the same turn hands them out. So does the turn in
+                // which it ends: a worker may answer and die.
+                let ended = connection.as_mut().poll(cx);
+                let _never = answers.as_mut().poll(cx);
+                ended
+            });
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "a worker's connection ended");
             }
             drop(done);
         });
