@@ -54,7 +54,9 @@ pub use snakepit_core::{
         Poisoned, PoolSettings, PoolStartError, PoolStatus, ReplaceCause, Request, RestartError, Restarted,
         Session, SessionLost, SessionMode, Verdict, WorkerLost,
     },
-    rpc::{NdArray, RemoteError, RemoteErrorKind, RemoteException, SharedArray, Value},
+    rpc::{
+        ArrayWriter, FilledArray, NdArray, RemoteError, RemoteErrorKind, RemoteException, SharedArray, Value,
+    },
     supervision::Shutdown,
     worker::{ArenaUse, Concurrency, StartError, StartErrorKind, Unhealthy},
 };

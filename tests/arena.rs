@@ -7,13 +7,17 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use common::{builder, until};
+use common::{builder, until, worker_pid};
 use snakepit::{
-    ArenaUse, CallErrorKind, Concurrency, NdArray, Pool, PoolBuilder, PythonEnv, SharedArray, Value,
-    core::worker::Heartbeat,
+    ArenaUse, CallErrorKind, Concurrency, FilledArray, NdArray, Pool, PoolBuilder, PythonEnv, SharedArray,
+    Value, core::worker::Heartbeat,
 };
 
 /// More than the shared memory keeps of what is freed.
@@ -199,6 +203,76 @@ async fn an_array_is_seen_where_it_is_and_can_be_kept() {
     assert_eq!(arena(&pool).await.arguments, 2 << 20);
     let (): () = pool.call("forget", ()).await.unwrap();
     until_arguments_are_gone(&pool).await;
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_is_written_where_python_sees_it() {
+    let Some(builder) = with_numpy() else { return };
+    let pool = builder.arena(8 << 20).start().await.unwrap();
+    let squares = |count: usize| {
+        let square = |number: usize| (number * number) as f64;
+        let filled = FilledArray::new::<f64>(&[count as u64], move |out| {
+            for at in (0..count).step_by(1000) {
+                let elements: Vec<f64> = (at..count.min(at + 1000)).map(square).collect();
+                assert!(out.write_elements(at, &elements));
+            }
+        });
+        let expected: Vec<f64> = (0..count).map(square).collect();
+        (filled.unwrap(), expected)
+    };
+    // In shared memory, too small for it, and with no room there.
+    for (count, is_shared) in [(100_000, true), (1000, false), (2_000_000, false)] {
+        let (filled, expected) = squares(count);
+        assert_eq!(
+            pool.call::<_, bool>("is_shared", (&filled,)).await.unwrap(),
+            is_shared,
+            "{count} elements"
+        );
+        let back: NdArray = pool.call("echo", (&filled,)).await.unwrap();
+        assert!(back.to_vec::<f64>().unwrap() == expected, "{count} elements");
+        until_arguments_are_gone(&pool).await;
+    }
+    assert_eq!(arena(&pool).await.arguments_fell_back, 2);
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_an_array_is_written_is_the_callers_alone() {
+    let pool = pool().await;
+    let pid = worker_pid(&pool).await;
+    for _ in 0..20 {
+        let call = {
+            let pool = pool.clone();
+            let filled = FilledArray::new::<u8>(&[1 << 20], |_| panic!("on purpose")).unwrap();
+            tokio::spawn(async move { pool.call::<_, Value>("echo", (&filled,)).await })
+        };
+        assert!(call.await.unwrap_err().is_panic());
+    }
+    until_arguments_are_gone(&pool).await;
+    let sent = Value::Bytes(vec![7; LARGE].into());
+    assert!(pool.call::<_, Value>("echo", (&sent,)).await.unwrap() == sent);
+    assert_eq!((pool.status().await.busy, worker_pid(&pool).await), (0, pid));
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_is_written_again_for_a_call_that_is_made_again() {
+    let Some(builder) = with_numpy() else { return };
+    let pool = builder.start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let written = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&written);
+    let filled = FilledArray::new::<u8>(&[1 << 20], move |out| {
+        count.fetch_add(1, Ordering::Relaxed);
+        assert!(out.write(0, &vec![5; out.len_bytes()]));
+    });
+    let request = pool
+        .request("die_once")
+        .args(&(dir.path().join("died"), filled.unwrap()));
+    let request = request.unwrap();
+    let last: u8 = request.idempotent().send().await.unwrap();
+    assert_eq!((last, written.load(Ordering::Relaxed)), (5, 2));
     pool.shutdown().await;
 }
 

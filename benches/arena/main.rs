@@ -4,7 +4,7 @@
 
 use std::{env, error::Error, hint::black_box, path::PathBuf, time::Duration};
 
-use snakepit::{NdArray, Pool, PythonEnv, SharedArray};
+use snakepit::{FilledArray, NdArray, Pool, PythonEnv, SharedArray};
 use tokio::time::Instant;
 
 /// Each figure is the median of as many runs, taken in turn so that all see the same machine.
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let shared = pool(Some(1 << 30)).await?;
     let inline = pool(None).await?;
     println!(
-        "      bytes   two copies   there and back   of the copies   made there   left there   in messages   (median)"
+        "      bytes   two copies   there and back   of the copies   made there   left there   both in place   in messages   (median)"
     );
     for size in SIZES {
         let array = NdArray {
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             data: vec![1; size / 8 * 8].into(),
         };
         let (mut copies, mut trips, mut messages) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut made, mut left) = (Vec::new(), Vec::new());
+        let (mut made, mut left, mut both) = (Vec::new(), Vec::new(), Vec::new());
         let (mut first, mut second) = (vec![0; size], vec![0; size]);
         for _ in 0..RUNS {
             let began = Instant::now();
@@ -36,12 +36,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             trips.push(trip(&shared, &array).await?);
             made.push(get(&shared, size / 8).await?);
             left.push(leave(&shared, size / 8).await?);
+            both.push(in_place(&shared, size / 8).await?);
             messages.push(trip(&inline, &array).await?);
         }
-        let [copies, trips, made, left, messages] = [copies, trips, made, left, messages].map(median);
+        let [copies, trips, made, left, both, messages] =
+            [copies, trips, made, left, both, messages].map(median);
         let times = trips.as_secs_f64() / copies.as_secs_f64();
         println!(
-            "{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {left:>12.1?} {messages:>13.1?}"
+            "{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {left:>12.1?} {both:>15.1?} {messages:>13.1?}"
         );
     }
     shared.shutdown().await;
@@ -86,6 +88,16 @@ async fn leave(pool: &Pool, count: usize) -> Result<Duration, Box<dyn Error>> {
     let made: SharedArray = pool.call("ready_made", (count,)).await?;
     let took = began.elapsed();
     assert_eq!(made.shape(), [count as u64]);
+    Ok(took)
+}
+
+/// An array that is made where Python sees it, one element of it, through a function that returns it, and left where it is.
+async fn in_place(pool: &Pool, count: usize) -> Result<Duration, Box<dyn Error>> {
+    let array = FilledArray::new::<f64>(&[count as u64], |out| assert!(out.write_elements(0, &[1.0])))?;
+    let began = Instant::now();
+    let back: SharedArray = pool.call("same", (array,)).await?;
+    let took = began.elapsed();
+    assert!(back.is_shared() && back.shape() == [count as u64]);
     Ok(took)
 }
 

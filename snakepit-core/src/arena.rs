@@ -17,6 +17,7 @@ use std::{
 };
 
 use mapping::Mapping;
+pub(crate) use mapping::Writing;
 pub(crate) use received::Held;
 pub use received::Received;
 use snakepit_proto::{
@@ -24,7 +25,7 @@ use snakepit_proto::{
     v1::{ArgumentBlocks, Block},
 };
 
-use crate::rpc::codec::Encoded;
+use crate::rpc::codec::{Encoded, Part};
 
 /// How the memory that a worker shares with the host is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,30 +97,39 @@ impl Arena {
             kwargs: for_kwargs,
         } = &mut placed.blocks;
         for (from, to) in [(args, for_args), (kwargs, for_kwargs)] {
-            for data in from.aside() {
-                match self.put(data) {
-                    Some(block) => to.push(block),
-                    None => {
-                        self.fell_back.fetch_add(1, Ordering::Relaxed);
-                        return None;
-                    }
-                }
+            for part in from.aside() {
+                let Some(block) = self.make(part.len()) else {
+                    self.fell_back.fetch_add(1, Ordering::Relaxed);
+                    return None;
+                };
+                // Before it is written, which may panic.
+                to.push(block);
+                self.write(&block, part);
             }
         }
         Some(placed)
     }
 
-    fn put(&self, data: &[u8]) -> Option<Block> {
+    fn make(&self, len: usize) -> Option<Block> {
+        let len = len as u64;
         let memory = self.mapping.of(Side::Host);
-        let (number, bytes) = self.blocks().make(data.len() as u64, &memory)?;
-        // Nobody else in this process can look at it before it is shown.
-        self.mapping.write(&bytes, data);
-        self.blocks().show(number);
+        let (number, bytes) = self.blocks().make(len, &memory)?;
         Some(Block {
             number,
             offset: bytes.start,
-            len: data.len() as u64,
+            len,
         })
+    }
+
+    /// Writes a block that was just made, and shows it.
+    fn write(&self, block: &Block, part: &Part) {
+        // Nobody else in this process can look at it before it is shown.
+        let mut memory = self.mapping.writing(block.offset..block.offset + block.len);
+        match part {
+            Part::Bytes(bytes) => assert!(memory.write(0, bytes), "the block is as long as the data"),
+            Part::Filled(filler) => filler.write_to(memory),
+        }
+        self.blocks().show(block.number);
     }
 }
 

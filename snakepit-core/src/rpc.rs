@@ -14,4 +14,5 @@ pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
 pub(crate) use journal::Journal;
 pub(crate) use preamble::send_preamble;
-pub use value::{ArrayError, Element, NdArray, SharedArray, Value};
+pub(crate) use value::Filler;
+pub use value::{ArrayError, ArrayWriter, Element, FilledArray, NdArray, SharedArray, Value};

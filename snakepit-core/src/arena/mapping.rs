@@ -102,13 +102,9 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(self.at(bytes), out.as_mut_ptr().cast(), len) };
     }
 
-    /// Overwrites bytes of the host's half, which must be those of a block that was just made.
-    pub(super) fn write(&self, bytes: &Range<u64>, data: &[u8]) {
-        let len = (bytes.end - bytes.start) as usize;
-        assert_eq!(len, data.len(), "the block is as long as the data");
-        // SAFETY: the target has `len` bytes by `at`, in another allocation. Nobody else in this process reads or writes them:
-        // nobody else knows of a new block. What the worker does with them concerns its own data.
-        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.at(bytes), len) };
+    /// To write bytes of the host's half, which must be those of a block that was just made.
+    pub(super) fn writing(&self, bytes: Range<u64>) -> Writing<'_> {
+        Writing { mapping: self, bytes }
     }
 
     fn counter(&self, side: Side, number: u32) -> Option<&AtomicU32> {
@@ -143,6 +139,39 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped by `new` at this address with this length, and nothing that borrows it is left.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.layout.file_len() as usize) };
+    }
+}
+
+/// The memory of a block that was just made, and that nobody else in this process knows of.
+#[derive(Debug)]
+pub(crate) struct Writing<'a> {
+    mapping: &'a Mapping,
+    bytes: Range<u64>,
+}
+
+impl Writing<'_> {
+    pub(crate) fn len(&self) -> usize {
+        // What is mapped has a length.
+        (self.bytes.end - self.bytes.start) as usize
+    }
+
+    /// Overwrites bytes from byte `at` on; false when there are fewer.
+    pub(crate) fn write(&mut self, at: usize, data: &[u8]) -> bool {
+        let start = self.bytes.start.saturating_add(at as u64);
+        let end = start.saturating_add(data.len() as u64);
+        if end > self.bytes.end {
+            return false;
+        }
+        // SAFETY: the target has as many bytes by `at`, in another allocation than `data`, which is a slice and so no part of a
+        // mapping that is reached through raw pointers only. Nobody else in this process reads or writes them: nobody else knows
+        // of a new block. What the worker does with them concerns its own data.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), self.mapping.at(&(start..end)), data.len()) };
+        true
+    }
+
+    /// Where it begins.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.mapping.at(&self.bytes)
     }
 }
 

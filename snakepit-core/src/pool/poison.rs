@@ -11,10 +11,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{clock::after, supervision::Quarantine, worker::Down};
+use crate::{clock::after, rpc::codec::Part, supervision::Quarantine, worker::Down};
 
 /// Calls that are watched at most. Where so many different ones lose their workers, the calls are not to blame.
 const SUSPECTS: usize = 256;
@@ -59,7 +58,7 @@ pub(super) struct Called<'a> {
     pub(super) args: &'a [u8],
     pub(super) kwargs: &'a [u8],
     /// What they refer to.
-    pub(super) aside: [&'a [Bytes]; 2],
+    pub(super) aside: [&'a [Part]; 2],
 }
 
 #[derive(Debug)]

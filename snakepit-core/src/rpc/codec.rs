@@ -9,7 +9,7 @@ mod fill_in;
 mod source;
 
 pub(crate) use arrays::{take_array, with_arrays};
-pub(crate) use aside::{Encoded, place_of};
+pub(crate) use aside::{Encoded, Part, place_of};
 use bytes::Bytes;
 pub(crate) use fill_in::{Fill, Parts, fill_in};
 use rmp_serde::config::BytesMode;
@@ -185,7 +185,7 @@ mod tests {
     use snakepit_proto::arena::INLINE_LIMIT;
 
     use super::*;
-    use crate::rpc::{NdArray, Value};
+    use crate::rpc::{FilledArray, NdArray, Value};
 
     #[derive(Serialize, serde::Deserialize, PartialEq, Debug)]
     struct Point {
@@ -223,13 +223,31 @@ mod tests {
         let set = Value::Set(vec![Value::Bytes(large.clone())]);
         let args = (1, &array, vec![small, Value::Bytes(large.clone())], set, "end");
         let encoded = encode_args_aside(&args).unwrap();
-        assert_eq!(encoded.aside(), [large.clone(), large.clone()]);
+        let aside: Vec<_> = encoded.aside().iter().map(Part::to_bytes).collect();
+        assert_eq!(aside, [large.clone(), large.clone()]);
         assert_eq!(encoded.inline(), encode_args(&args).unwrap());
         let list = [Value::Bytes(large.clone()), Value::Nil];
         let encoded = encode_args_aside(&list[..]).unwrap();
         assert_eq!(encoded.aside().len(), 1, "the first of a list is looked at twice");
         assert_eq!(encoded.inline(), encode_args(&list[..]).unwrap());
         assert!(encode_args_aside(&(1, "small")).unwrap().aside().is_empty());
+    }
+
+    #[test]
+    fn arrays_that_are_written_later_are_as_if_they_had_been_written_before() {
+        for len in [INLINE_LIMIT - 1, INLINE_LIMIT] {
+            let made = FilledArray::new::<u8>(&[len as u64], move |out| {
+                assert!(out.write(0, &vec![7; len]));
+            });
+            let args = (1, made.unwrap(), "end");
+            let encoded = encode_args_aside(&args).unwrap();
+            assert_eq!(encoded.aside().len(), usize::from(len == INLINE_LIMIT));
+            assert_eq!(
+                encoded.inline(),
+                encode_args(&(1, args.1.to_ndarray(), "end")).unwrap()
+            );
+            assert_eq!(encoded.inline(), encode_args(&args).unwrap());
+        }
     }
 
     #[test]

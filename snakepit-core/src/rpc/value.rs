@@ -1,11 +1,16 @@
 //! Any value a worker can answer, for callers that do not know its type.
 
 mod array;
+mod filled_array;
+#[cfg(feature = "ndarray")]
+mod of_ndarray;
 mod serde_impl;
 mod shared_array;
 
 pub use array::{ArrayError, Element, NdArray};
 use bytes::Bytes;
+pub(crate) use filled_array::Filler;
+pub use filled_array::{ArrayWriter, FilledArray};
 pub use shared_array::SharedArray;
 
 /// Any value that can travel between host and worker: one variant for each row of `VALUES.md`.

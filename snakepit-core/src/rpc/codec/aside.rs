@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -12,6 +13,43 @@ use bytes::Bytes;
 use snakepit_proto::arena::INLINE_LIMIT;
 
 use super::{CodecError, Fill, Parts, fill_in};
+use crate::rpc::Filler;
+
+/// A buffer that is kept aside.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// It is there.
+    Bytes(Bytes),
+    /// It is made where it is put.
+    Filled(Filler),
+}
+
+impl Part {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Filled(filler) => filler.len(),
+        }
+    }
+
+    /// What is in it.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Filled(filler) => filler.to_vec().into(),
+        }
+    }
+}
+
+/// Equal buffers have equal hashes, but for those that are not made yet.
+impl Hash for Part {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Bytes(bytes) => bytes.hash(state),
+            Self::Filled(filler) => filler.id().hash(state),
+        }
+    }
+}
 
 /// A value, and the buffers that it refers to.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +57,7 @@ pub(crate) struct Encoded {
     /// MessagePack.
     pub(crate) bytes: Bytes,
     /// What it refers to, in order; mostly nothing, and then this is small and nothing to copy.
-    aside: Option<Arc<[Bytes]>>,
+    aside: Option<Arc<[Part]>>,
 }
 
 impl Encoded {
@@ -29,13 +67,13 @@ impl Encoded {
     }
 
     /// What it refers to, in order.
-    pub(crate) fn aside(&self) -> &[Bytes] {
+    pub(crate) fn aside(&self) -> &[Part] {
         self.aside.as_deref().unwrap_or_default()
     }
 
     /// What it takes in a message, headers of buffers aside.
     pub(crate) fn len(&self) -> usize {
-        let aside = self.aside().iter().map(Bytes::len);
+        let aside = self.aside().iter().map(Part::len);
         aside.fold(self.bytes.len(), usize::saturating_add)
     }
 
@@ -55,7 +93,7 @@ impl From<Bytes> for Encoded {
     }
 }
 
-struct Kept<'a>(&'a [Bytes]);
+struct Kept<'a>(&'a [Part]);
 
 impl Parts for Kept<'_> {
     fn len(&self) -> usize {
@@ -67,14 +105,14 @@ impl Parts for Kept<'_> {
     }
 
     fn append(&mut self, part: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0[part]);
+        out.extend_from_slice(&self.0[part].to_bytes());
     }
 }
 
 thread_local! {
     /// How many buffers were kept aside, where that is done.
     static COUNT: Cell<Option<u32>> = const { Cell::new(None) };
-    static KEPT: RefCell<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<Part>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Sets what becomes of buffers, until it is dropped.
@@ -113,9 +151,9 @@ pub(super) fn with_aside(encode: impl FnOnce() -> Result<Bytes, CodecError>) -> 
 /// Where a buffer can be kept aside.
 pub(crate) struct Place(u32);
 
-/// The place of a buffer, if it is large and buffers are kept aside.
-pub(crate) fn place_of(buffer: &Bytes) -> Option<Place> {
-    if buffer.len() < INLINE_LIMIT {
+/// The place of a buffer of this length, if that is large and buffers are kept aside.
+pub(crate) fn place_of(len: usize) -> Option<Place> {
+    if len < INLINE_LIMIT {
         return None;
     }
     COUNT.get().map(Place)
@@ -126,13 +164,17 @@ impl Place {
     ///
     /// A reference that cannot be written leaves nothing kept: rmp-serde tries the first item of a sequence with a serializer
     /// that takes nothing but bytes, to see whether all of them are.
-    pub(crate) fn keep<T, E>(self, buffer: &Bytes, refer: impl FnOnce(u32) -> Result<T, E>) -> Result<T, E> {
+    pub(crate) fn keep<T, E>(
+        self,
+        part: impl FnOnce() -> Part,
+        refer: impl FnOnce(u32) -> Result<T, E>,
+    ) -> Result<T, E> {
         let Self(number) = self;
         let referred = refer(number)?;
         KEPT.with_borrow_mut(|kept| {
             // More are there of an encoding that came to nothing.
             kept.truncate(number as usize);
-            kept.push(buffer.clone());
+            kept.push(part());
         });
         COUNT.set(Some(number + 1));
         Ok(referred)

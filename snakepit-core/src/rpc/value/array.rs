@@ -21,8 +21,11 @@ mod sealed {
 pub trait Element: sealed::Sealed + Copy {
     /// NumPy's name of the type.
     const DTYPE: &'static str;
-    /// Appends the element's bytes.
-    fn put(self, out: &mut Vec<u8>);
+    /// Writes the element to exactly its bytes.
+    ///
+    /// # Panics
+    /// When there are more or fewer.
+    fn put(self, bytes: &mut [u8]);
     /// Reads an element from exactly its bytes.
     fn get(bytes: &[u8]) -> Option<Self>;
 }
@@ -32,8 +35,8 @@ macro_rules! element {
         impl sealed::Sealed for $type {}
         impl Element for $type {
             const DTYPE: &'static str = $dtype;
-            fn put(self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.to_le_bytes());
+            fn put(self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_le_bytes());
             }
             fn get(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(Self::from_le_bytes)
@@ -69,9 +72,36 @@ pub enum ArrayError {
         /// What was asked for.
         asked: &'static str,
     },
+    /// No memory can hold such an array.
+    #[error("an array of shape {0:?} is larger than memory can be")]
+    TooLarge(Vec<u64>),
     /// The data is not a whole number of elements.
     #[error("{0} bytes of data are not a whole number of elements")]
     Torn(usize),
+}
+
+fn elements_of(shape: &[u64]) -> u64 {
+    let product = |product: u64, length: &u64| product.saturating_mul(*length);
+    shape.iter().fold(1, product)
+}
+
+/// The error of a shape that does not fit what was given.
+pub(super) fn misshapen(shape: &[u64], given: u64) -> ArrayError {
+    ArrayError::Shape {
+        shape: shape.to_vec(),
+        expected: elements_of(shape),
+        given,
+    }
+}
+
+/// The bytes of elements.
+pub(super) fn bytes_of<T: Element>(elements: &[T]) -> Vec<u8> {
+    let mut bytes = vec![0; size_of_val(elements)];
+    let places = bytes.chunks_exact_mut(size_of::<T>());
+    places
+        .zip(elements)
+        .for_each(|(place, element)| element.put(place));
+    bytes
 }
 
 impl NdArray {
@@ -80,22 +110,14 @@ impl NdArray {
     /// # Errors
     /// When the product of `shape` is not the number of elements.
     pub fn from_slice<T: Element>(shape: &[u64], elements: &[T]) -> Result<Self, ArrayError> {
-        let expected = shape
-            .iter()
-            .fold(1_u64, |product, length| product.saturating_mul(*length));
-        if expected != elements.len() as u64 {
-            return Err(ArrayError::Shape {
-                shape: shape.to_vec(),
-                expected,
-                given: elements.len() as u64,
-            });
+        let given = elements.len() as u64;
+        if elements_of(shape) != given {
+            return Err(misshapen(shape, given));
         }
-        let mut data = Vec::with_capacity(size_of_val(elements));
-        elements.iter().for_each(|element| element.put(&mut data));
         Ok(Self {
             dtype: T::DTYPE.to_owned(),
             shape: shape.to_vec(),
-            data: data.into(),
+            data: bytes_of(elements).into(),
         })
     }
 

@@ -10,8 +10,8 @@ use serde::{
     ser::SerializeMap as _,
 };
 
-use super::{NdArray, SharedArray, Value};
-use crate::rpc::codec;
+use super::{FilledArray, NdArray, SharedArray, Value};
+use crate::rpc::codec::{self, Part};
 
 const DATETIME: i8 = 1;
 const DATE: i8 = 2;
@@ -80,8 +80,8 @@ fn aside_or<S: Serializer>(
     refer: impl FnOnce(S, u32) -> Result<S::Ok, S::Error>,
     inline: impl FnOnce(S) -> Result<S::Ok, S::Error>,
 ) -> Result<S::Ok, S::Error> {
-    match codec::place_of(buffer) {
-        Some(place) => place.keep(buffer, |number| refer(serializer, number)),
+    match codec::place_of(buffer.len()) {
+        Some(place) => place.keep(|| Part::Bytes(buffer.clone()), |number| refer(serializer, number)),
         None => inline(serializer),
     }
 }
@@ -139,6 +139,19 @@ impl Serialize for NdArray {
             |serializer, number| ext_of(serializer, NDARRAY_ELSEWHERE, &(head.0, head.1, number)),
             |serializer| ext_of(serializer, NDARRAY, &(head.0, head.1, Bin(&self.data))),
         )
+    }
+}
+
+impl Serialize for FilledArray {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { dtype, shape, filler } = self;
+        match codec::place_of(filler.len()) {
+            Some(place) => place.keep(
+                || Part::Filled(filler.clone()),
+                |number| ext_of(serializer, NDARRAY_ELSEWHERE, &(dtype, shape, number)),
+            ),
+            None => ext_of(serializer, NDARRAY, &(dtype, shape, Bin(&filler.to_vec()))),
+        }
     }
 }
 
