@@ -79,6 +79,9 @@ impl Mapping {
     pub(super) fn read(&self, bytes: &Range<u64>, out: &mut Vec<u8>) {
         let len = (bytes.end - bytes.start) as usize;
         out.reserve(len);
+        if len >= LARGE {
+            want_huge_pages(out.spare_capacity_mut());
+        }
         self.copy_to(bytes, out.spare_capacity_mut());
         // SAFETY: these bytes were just written.
         unsafe { out.set_len(out.len() + len) };
@@ -129,6 +132,24 @@ impl Mapping {
         // SAFETY: mapped for as long as `self`, aligned to a page, and accessed as an atomic only, by the worker too.
         unsafe { AtomicU64::from_ptr(counter.cast()) }.load(Ordering::Relaxed)
     }
+}
+
+/// From this size on huge pages are asked for: what malloc has from the system anew each time, as glibc does for 32 MiB and more, costs
+/// a page fault for each 4 KiB otherwise, which takes twice as long as the copy.
+const LARGE: usize = 8 << 20;
+/// Of x86-64, and of others with pages of 4 KiB. Where they are larger nothing aligned as this may be, and nothing is asked for.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Asks for huge pages where they fit, if the system is set to give them on request.
+fn want_huge_pages(memory: &mut [MaybeUninit<u8>]) {
+    let start = memory.as_mut_ptr();
+    let skipped = start.align_offset(HUGE_PAGE);
+    let Some(len) = memory.len().checked_sub(skipped) else {
+        return;
+    };
+    let len = len - len % HUGE_PAGE;
+    // SAFETY: the range is within `memory`, and advice changes nothing that it holds.
+    unsafe { libc::madvise(start.add(skipped).cast(), len, libc::MADV_HUGEPAGE) };
 }
 
 fn len(layout: Layout) -> io::Result<usize> {
