@@ -122,7 +122,8 @@ def _reaches(frame: FrameType | None, task: Any) -> bool:
     A task is the current one also while asyncio arranges its next step, or tells others of its end. What an
     exception kept from being arranged would never happen, and those who wait for it would wait forever.
     """
-    coroutine = getattr(task.get_coro(), "cr_frame", None)
+    # Of a task of asyncio's own; a task factory may make others, which are interrupted when they wait.
+    coroutine = getattr(task.get_coro(), "cr_frame", None) if hasattr(task, "get_coro") else None
     while frame is not None and not str(frame.f_globals.get("__name__")).startswith("asyncio."):
         if frame is coroutine:
             return True

@@ -142,14 +142,13 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// Asks for huge pages where they fit, if the system is set to give them on request.
 fn want_huge_pages(memory: &mut [MaybeUninit<u8>]) {
-    let start = memory.as_mut_ptr();
-    let skipped = start.align_offset(HUGE_PAGE);
-    let Some(len) = memory.len().checked_sub(skipped) else {
+    let aligned = memory.as_ptr().align_offset(HUGE_PAGE);
+    let Some(memory) = memory.get_mut(aligned..) else {
         return;
     };
-    let len = len - len % HUGE_PAGE;
+    let len = memory.len() - memory.len() % HUGE_PAGE;
     // SAFETY: the range is within `memory`, and advice changes nothing that it holds.
-    unsafe { libc::madvise(start.add(skipped).cast(), len, libc::MADV_HUGEPAGE) };
+    unsafe { libc::madvise(memory.as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
 }
 
 fn len(layout: Layout) -> io::Result<usize> {

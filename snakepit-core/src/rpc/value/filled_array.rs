@@ -65,9 +65,12 @@ impl FilledArray {
         shape: &[u64],
         fill: impl Fn(&mut ArrayWriter<'_>) + Send + Sync + 'static,
     ) -> Result<Self, ArrayError> {
-        let bytes = shape.iter().try_fold(size_of::<T>() as u64, |product, length| {
-            product.checked_mul(*length)
-        });
+        let bytes = if shape.contains(&0) {
+            Some(0)
+        } else {
+            let product = |product: u64, length: &u64| product.checked_mul(*length);
+            shape.iter().try_fold(size_of::<T>() as u64, product)
+        };
         let len = bytes.and_then(|bytes| usize::try_from(bytes).ok());
         let Some(len) = len.filter(|len| isize::try_from(*len).is_ok()) else {
             return Err(ArrayError::TooLarge(shape.to_vec()));
@@ -216,6 +219,7 @@ mod tests {
             let error = FilledArray::new::<f64>(shape, |_| ()).unwrap_err();
             assert!(error.to_string().contains(&format!("{shape:?}")), "{error}");
         }
-        assert_eq!(FilledArray::new::<f64>(&[0, 5], |_| ()).unwrap().filler.len(), 0);
+        let empty = FilledArray::new::<f64>(&[u64::MAX, 0], |_| ());
+        assert_eq!(empty.unwrap().filler.len(), 0);
     }
 }
