@@ -16,8 +16,9 @@ const fn limit(relative: f64, absolute: f64) -> Limit {
 }
 
 /// Each limit is several times what the same load showed from one run to the next; see `docs/soak.md`.
-const SERIES: [Series; 6] = [
-    ("host memory, MiB", |look| look.host_rss_mib, limit(0.05, 2.0)),
+const SERIES: [Series; 7] = [
+    ("host memory, MiB", |look| look.host_own_mib, limit(0.05, 2.0)),
+    ("shared memory, MiB", |look| look.host_shared_mib, limit(0.5, 8.0)),
     ("host descriptors", |look| look.host_fds, limit(0.05, 4.0)),
     ("host threads", |look| look.host_threads, limit(0.05, 2.0)),
     ("worker memory, MiB", |look| look.worker_rss_mib, limit(0.1, 2.0)),

@@ -11,7 +11,10 @@ use super::{Result, Summary, load::Tally, trend::quantile};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     pub(crate) at: Duration,
-    pub(crate) host_rss_mib: f64,
+    /// What the host has for itself: its heap, its stacks.
+    pub(crate) host_own_mib: f64,
+    /// What it shares with workers. It follows what large values happened to be under way, up to 16 MiB each way and worker.
+    pub(crate) host_shared_mib: f64,
     pub(crate) host_fds: f64,
     pub(crate) host_threads: f64,
     /// The mean of the workers.
@@ -54,7 +57,8 @@ impl Watch {
         let before = self.looks.last();
         self.looks.push(Look {
             at,
-            host_rss_mib: rss_mib("self")?,
+            host_own_mib: own_mib("RssAnon:")?,
+            host_shared_mib: own_mib("RssShmem:")?,
             host_fds: count("/proc/self/fd")?,
             host_threads: count("/proc/self/task")?,
             worker_rss_mib: resident.iter().sum::<f64>() / resident.len().max(1) as f64,
@@ -89,10 +93,11 @@ impl Watch {
             return String::new();
         };
         format!(
-            "{:>5} s: host {:.1} MiB, {} fds, {} threads; workers {:.1} MiB; p50 {:.0} us, p99 {:.0} us; {} calls, \
+            "{:>5} s: host {:.1} MiB and {:.1} shared, {} fds, {} threads; workers {:.1} MiB; p50 {:.0} us, p99 {:.0} us; {} calls, \
              {} workers died, {} replaced",
             look.at.as_secs(),
-            look.host_rss_mib,
+            look.host_own_mib,
+            look.host_shared_mib,
             look.host_fds,
             look.host_threads,
             look.worker_rss_mib,
@@ -110,7 +115,15 @@ impl Watch {
     }
 }
 
-/// Resident memory of a process; `self` is this one.
+/// Resident memory of this process, of one kind.
+fn own_mib(kind: &str) -> Result<f64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(kind));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kib.ok_or_else(|| format!("no {kind} in /proc/self/status"))? / 1024.0)
+}
+
+/// Resident memory of a process.
 fn rss_mib(pid: &str) -> Result<f64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages = statm.split(' ').nth(1).ok_or("statm has a second field")?;
