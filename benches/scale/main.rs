@@ -31,6 +31,9 @@ const BENCH: Bench = Bench {
 };
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(queue::ROLE) {
+        return finished(runtime().and_then(|runtime| runtime.block_on(queue_round())));
+    }
     let options = match Options::parse(BENCH, std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
@@ -42,16 +45,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = tokio::runtime::Runtime::new()
-        .map_err(Into::into)
-        .and_then(|runtime| {
-            runtime.block_on(async {
-                tokio::select! {
-                    outcome = run(&options) => outcome,
-                    outcome = interrupted() => outcome,
-                }
-            })
-        });
+    finished(runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            tokio::select! {
+                outcome = run(&options) => outcome,
+                outcome = interrupted() => outcome,
+            }
+        })
+    }))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Runtime::new()?)
+}
+
+fn finished(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,17 +72,27 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(options: &Options) -> Result<()> {
+async fn python() -> Result<PythonEnv> {
     allow_descriptors()?;
     let python = tokio::task::spawn_blocking(|| PythonEnv::builder().with_packages(["numpy"]).build());
-    let python = python.await??;
+    Ok(python.await??)
+}
+
+async fn queue_round() -> Result<()> {
+    let measured = queue::once(&python().await?).await?;
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+async fn run(options: &Options) -> Result<()> {
+    let python = python().await?;
     let machine = Machine::describe(format!("CPython {}", python.interpreter().version()))?;
     let mut record = Record::default();
     if options.wants("sizes") {
         sizes::measure(&python, options, &mut record).await?;
     }
     if options.wants("queue") {
-        queue::measure(&python, options, &mut record).await?;
+        queue::measure(options, &mut record).await?;
     }
     document::finish(
         ("Many workers", report::METHOD),
