@@ -156,3 +156,27 @@ async fn a_limited_function_is_executed_so_many_times_at_once_and_no_more() {
     assert_eq!(most, 2, "two at once, and never three");
     pool.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_deadline_shows_as_long_running() {
+    let pool = builder().workers(2).start().await.unwrap();
+    assert_eq!(pool.status().await.long_running(Duration::ZERO).count(), 0);
+    let dir = tempfile::tempdir().unwrap();
+    let end = dir.path().join("end");
+    let call = keep_busy(&pool, &end).await;
+    until("it has run for long", async || {
+        pool.status().await.long_running(SHORT).count() == 1
+    })
+    .await;
+    assert_eq!(
+        pool.status()
+            .await
+            .long_running(Duration::from_secs(3600))
+            .count(),
+        0
+    );
+    std::fs::write(&end, "").unwrap();
+    call.await.unwrap().unwrap();
+    assert_eq!(pool.status().await.long_running(Duration::ZERO).count(), 0);
+    pool.shutdown().await;
+}
