@@ -22,16 +22,21 @@ pub const LEN: usize = 16;
 /// The largest body a reader accepts, in bytes.
 pub const MAX_BODY: u32 = 64 * 1024;
 
-/// The journal: a memory file in which a worker notes each call before it begins.
+/// The journal: a memory file in which a worker notes each call before it begins, and its beats.
 ///
 /// It outlives the worker, so a host knows of every call that was under way whether it had begun. A worker that has the
 /// ability `journal` writes the id of its n-th call, counted from 0, as a native-endian 64-bit number into entry
 /// `n % ENTRIES`, in the same step in which it decides that the call begins.
+///
+/// Behind the entries is a native-endian 64-bit number. A worker that has the ability `beats` raises it every `beat_ms` of its
+/// handshake, from the thread that answers pings; its host pings it only when the number has not changed since it last looked.
 pub mod journal {
     /// Entries; far more than a host lets be under way at the same time.
     pub const ENTRIES: usize = 8;
-    /// Size of the file in bytes.
-    pub const LEN: usize = ENTRIES * size_of::<u64>();
+    /// Where the number of beats begins, in bytes.
+    pub const BEATS: usize = ENTRIES * size_of::<u64>();
+    /// Size of the file in bytes. That of a host that asks for no beats may end before their number.
+    pub const LEN: usize = BEATS + size_of::<u64>();
 }
 
 /// The fixed part of a preamble.

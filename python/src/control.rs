@@ -15,7 +15,7 @@ use snakepit_proto::{
         ShutdownResponse, ready_response, worker_control_server::WorkerControl,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -46,6 +46,24 @@ impl Control {
             reaper: Arc::default(),
         }
     }
+
+    /// What is done whenever the host looks at this worker.
+    fn tidy(&self) {
+        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
+        self.shared.heartbeat.notify_one();
+        arena::tidy();
+    }
+
+    /// Shows the host that this thread lives, for as long as it does.
+    async fn beat(self, pause: Duration) {
+        let mut clock = tokio::time::interval(pause);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while let Some(journal) = self.shared.slot.journal() {
+            clock.tick().await;
+            journal.beat();
+            self.tidy();
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -60,6 +78,7 @@ impl WorkerControl for Control {
             .rev()
             .find(|version| request.protocol_versions.contains(version));
         let mut concurrency = Concurrency::One;
+        let beats = request.beat_ms > 0 && self.shared.slot.journal().is_some();
         if chosen.is_none() {
             eprintln!(
                 "snakepit: the host speaks protocol versions {:?}, this worker speaks {PROTOCOL_VERSIONS:?}",
@@ -75,6 +94,9 @@ impl WorkerControl for Control {
                 .host_calls
                 .expect(request.host_functions, request.host_calls);
             self.shared.expect_prepared();
+            if beats {
+                tokio::spawn(self.clone().beat(Duration::from_millis(request.beat_ms.into())));
+            }
             let command = Command::Prepare {
                 adapters: request.adapters,
                 paths: request.paths,
@@ -90,7 +112,7 @@ impl WorkerControl for Control {
             });
         }
         // Of calls that run side by side more may begin than it has entries.
-        let keeps_journal = self.shared.slot.has_journal() && concurrency == Concurrency::One;
+        let keeps_journal = self.shared.slot.journal().is_some() && concurrency == Concurrency::One;
         // They are served where calls run.
         let takes_calls = self.shared.identity.inherited && concurrency == Concurrency::One;
         Ok(Response::new(HandshakeResponse {
@@ -103,6 +125,7 @@ impl WorkerControl for Control {
             capabilities: CAPABILITIES
                 .into_iter()
                 .chain(keeps_journal.then_some("journal"))
+                .chain(beats.then_some("beats"))
                 .chain(arena::is_mapped().then_some("arena"))
                 .chain(takes_calls.then_some("calls"))
                 .map(str::to_owned)
@@ -130,9 +153,7 @@ impl WorkerControl for Control {
 
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
         let activity = self.shared.slot.activity();
-        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
-        self.shared.heartbeat.notify_one();
-        arena::tidy();
+        self.tidy();
         Ok(Response::new(PingResponse {
             call_id: activity.oldest.map(|(call_id, _)| call_id),
             call_us: activity.oldest.map_or(0, |(_, time)| micros(time)),

@@ -223,9 +223,9 @@ impl Slot {
         let _ = self.journal.set(journal);
     }
 
-    /// Whether calls that begin are noted.
-    pub(crate) fn has_journal(&self) -> bool {
-        self.journal.get().is_some()
+    /// Where calls that begin are noted.
+    pub(crate) fn journal(&self) -> Option<&Journal> {
+        self.journal.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

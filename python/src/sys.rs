@@ -76,7 +76,10 @@ pub(crate) fn block_all_signals() {
 
 /// The host's journal of calls, mapped: a store costs nothing, and user code that closes descriptors does not meet it.
 #[derive(Debug)]
-pub(crate) struct Journal(&'static [AtomicU64; journal::ENTRIES]);
+pub(crate) struct Journal(&'static [AtomicU64; NUMBERS]);
+
+/// The entries, and the number of beats.
+const NUMBERS: usize = journal::LEN / size_of::<AtomicU64>();
 
 impl Journal {
     /// Maps the journal for the life of the process.
@@ -84,7 +87,8 @@ impl Journal {
     /// # Errors
     /// When the file is too short or cannot be mapped.
     pub(crate) fn map(fd: &OwnedFd) -> io::Result<Self> {
-        if rustix::fs::fstat(fd)?.st_size < journal::LEN as i64 {
+        // A host that asks for no beats may have none in its file: nobody reads what is behind the end of its only page.
+        if rustix::fs::fstat(fd)?.st_size < journal::BEATS as i64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the journal is too short",
@@ -105,15 +109,20 @@ impl Journal {
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the mapping is page-aligned, of that length and never unmapped; the host seals the file against shrinking
-        // and only reads it, and every access here is atomic.
-        Ok(Self(unsafe { &*page.cast::<[AtomicU64; journal::ENTRIES]>() }))
+        // SAFETY: the mapping is page-aligned, of that length within one page of the file and never unmapped; the host seals the
+        // file against shrinking and only reads it, and every access here is atomic.
+        Ok(Self(unsafe { &*page.cast::<[AtomicU64; NUMBERS]>() }))
     }
 
     /// Notes the worker's call number `number`.
     pub(crate) fn note(&self, number: u64, call_id: u64) {
         let entry = usize::try_from(number % journal::ENTRIES as u64).unwrap_or(0);
         self.0[entry].store(call_id, Ordering::Release);
+    }
+
+    /// Shows the host that this process lives.
+    pub(crate) fn beat(&self) {
+        self.0[journal::ENTRIES].fetch_add(1, Ordering::Relaxed);
     }
 }
 

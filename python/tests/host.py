@@ -215,6 +215,7 @@ class Worker:
         asyncio: int = 0,
         host_functions: tuple[str, ...] = (),
         host_calls: int = 8,
+        beat_ms: int = 0,
     ) -> Any:
         kinds = pb.HandshakeRequest.ConcurrencyKind
         kind = "THREADS" if threads else "ASYNCIO" if asyncio else "UNSPECIFIED"
@@ -231,6 +232,7 @@ class Worker:
                 concurrency_kind=kinds.Value(f"CONCURRENCY_KIND_{kind}"),
                 host_functions=host_functions,
                 host_calls=host_calls,
+                beat_ms=beat_ms,
             ),
             timeout=10,
         )
@@ -450,3 +452,7 @@ class InheritedWorker(Worker):
             channel.close()
         self.lose_host()
         super().end()
+
+
+# Starts a worker with an inherited channel, and ends it when the test ends.
+Start = Callable[..., InheritedWorker]

@@ -10,13 +10,11 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from host import HERE, CallFailed, InheritedWorker, eventually
+from host import HERE, CallFailed, InheritedWorker, Start, eventually
 
-Start = Callable[..., InheritedWorker]
 ROOT = HERE.parent.parent
 CHOSEN = "SNAKEPIT_FREE_THREADED_PYTHON"
 

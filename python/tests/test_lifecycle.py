@@ -13,9 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from host import CallFailed, InheritedWorker, UnixWorker, alive, eventually, pb
-
-Start = Callable[..., InheritedWorker]
+from host import CallFailed, InheritedWorker, Start, UnixWorker, alive, eventually, pb
 
 
 def test_nothing_happens_before_the_gate_opens(inherited_worker: Start, tmp_path: Path) -> None:

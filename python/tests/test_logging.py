@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from host import InheritedWorker, UnixWorker, Worker, eventually
-
-Start = Callable[..., InheritedWorker]
+from host import Start, UnixWorker, Worker, eventually
 
 
 class Listener:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from host import CallFailed, InheritedWorker, UnixWorker, eventually
-
-Start = Callable[..., InheritedWorker]
+from host import CallFailed, InheritedWorker, Start, UnixWorker, eventually
 
 MODES = [{}, {"threads": 3}, {"asyncio": 3}]
 

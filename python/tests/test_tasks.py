@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from host import CallFailed, InheritedWorker, UnixWorker, Worker, eventually
+from host import CallFailed, Start, UnixWorker, Worker, eventually
 from test_logging import Listener
 
-Start = Callable[..., InheritedWorker]
 LIMIT = 100
 
 

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from host import CallFailed, InheritedWorker, UnixWorker, Worker, eventually
+from host import CallFailed, Start, UnixWorker, Worker, eventually
 from test_logging import Listener
-
-Start = Callable[..., InheritedWorker]
 
 
 @pytest.fixture(params=["inherited", "unix"])

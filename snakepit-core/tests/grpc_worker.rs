@@ -18,7 +18,7 @@ use fake::{Fault, Stage};
 use snakepit_core::{
     SlotId,
     ledger::RowState,
-    worker::{DownReason, Heartbeat, StartPhase, StartTurn, StartTurns, WorkerFactory as _},
+    worker::{ChannelSpec, DownReason, Heartbeat, StartPhase, StartTurn, StartTurns, WorkerFactory as _},
 };
 use snakepit_proto::v1::CallRequest;
 use tokio::time::{Instant, sleep, timeout};
@@ -296,10 +296,59 @@ async fn a_host_that_stood_still_does_not_blame_its_workers() {
 }
 
 #[tokio::test]
+async fn a_worker_is_pinged_only_when_it_does_not_beat() {
+    let stage = Stage::with(&[Fault::Beats]);
+    let factory = stage.factory(|spec| {
+        spec.heartbeat = fast();
+        spec.channel = ChannelSpec::Inherited;
+        spec.arena = None;
+    });
+    let worker = factory.start(SLOT, StartTurn::now()).await.unwrap();
+    let asked = stage.handshake.lock().unwrap().as_ref().unwrap().beat_ms;
+    assert_eq!(asked, 20);
+    sleep(Duration::from_secs(1)).await;
+    // It beats 20 times for each look, but on a machine that is busy its thread may get no turn for that long.
+    let pings = *stage.pings.lock().unwrap();
+    assert!(pings < 10, "{pings} pings of 50");
+    for _ in 0..2 {
+        let before = *stage.pings.lock().unwrap();
+        stage.still.store(true, Ordering::Release);
+        until(|| *stage.pings.lock().unwrap() > before + 10).await;
+        stage.still.store(false, Ordering::Release);
+        // What it answers is as good as a beat.
+        assert!(timeout(Duration::from_millis(50), worker.down()).await.is_err());
+    }
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_listens_is_not_asked_to_beat() {
+    let stage = Stage::with(&[Fault::Beats]);
+    let factory = stage.factory(|spec| spec.heartbeat = fast());
+    let worker = factory.start(SLOT, StartTurn::now()).await.unwrap();
+    let asked = stage.handshake.lock().unwrap().as_ref().unwrap().beat_ms;
+    assert_eq!(asked, 0);
+    until(|| *stage.pings.lock().unwrap() > 3).await;
+    worker.end(Duration::ZERO, Duration::ZERO).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_stops_answering_is_stuck_whatever_it_answered_before() {
-    for fault in [Fault::Mute, Fault::MuteAfterErrors] {
-        let stage = Stage::with(&[fault]);
-        let factory = stage.factory(|spec| spec.heartbeat = fast());
+    for faults in [
+        &[Fault::Mute][..],
+        &[Fault::MuteAfterErrors],
+        &[Fault::Mute, Fault::Beats],
+    ] {
+        let stage = Stage::with(faults);
+        let beats = faults.contains(&Fault::Beats);
+        let factory = stage.factory(|spec| {
+            spec.heartbeat = fast();
+            if beats {
+                spec.channel = ChannelSpec::Inherited;
+                spec.arena = None;
+            }
+        });
+        stage.still.store(true, Ordering::Release);
         let worker = factory.start(SLOT, StartTurn::now()).await.unwrap();
         let begun = Instant::now();
         let down = timeout(LIMIT, worker.down()).await.expect("it is stuck");

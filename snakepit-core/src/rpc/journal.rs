@@ -1,4 +1,4 @@
-//! What a worker notes of its calls, readable when it is gone.
+//! What a worker notes of its calls and of itself, readable without it.
 
 use std::{
     io,
@@ -36,13 +36,26 @@ impl Journal {
     /// # Errors
     /// When the journal cannot be read.
     pub(crate) fn names(&self, call_id: u64) -> io::Result<bool> {
-        let mut bytes = [0; journal::LEN];
-        if pread(&self.0, &mut bytes, 0)? < bytes.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(bytes
+        let entries: [u8; journal::BEATS] = self.read(0)?;
+        Ok(entries
             .chunks_exact(size_of::<u64>())
             .any(|entry| entry == call_id.to_ne_bytes()))
+    }
+
+    /// How often the worker's control thread has beaten.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub(crate) fn beats(&self) -> io::Result<u64> {
+        Ok(u64::from_ne_bytes(self.read(journal::BEATS as u64)?))
+    }
+
+    fn read<const LEN: usize>(&self, from: u64) -> io::Result<[u8; LEN]> {
+        let mut bytes = [0; LEN];
+        if pread(&self.0, &mut bytes, from)? < LEN {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes)
     }
 }
 
@@ -62,6 +75,10 @@ mod tests {
         assert!(!journal.names(7).unwrap());
         rustix::io::pwrite(&journal.0, &7_u64.to_ne_bytes(), 8).unwrap();
         assert!(journal.names(7).unwrap());
+        assert!(!journal.names(8).unwrap());
+        assert_eq!(journal.beats().unwrap(), 0);
+        rustix::io::pwrite(&journal.0, &8_u64.to_ne_bytes(), 64).unwrap();
+        assert_eq!(journal.beats().unwrap(), 8);
         assert!(!journal.names(8).unwrap());
         assert!(ftruncate(&journal.0, 0).is_err());
     }

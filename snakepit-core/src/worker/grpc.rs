@@ -47,8 +47,9 @@ const DEPTH: usize = 4;
 /// How often a worker's control thread is asked whether it lives, and when it is declared stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Pause between two pings. Default 2 s: a stopped process is noticed soon, and 100 workers cost the host
-    /// 50 pings a second.
+    /// Pause between two looks at a worker. Default 2 s: a stopped process is noticed soon. A worker of our own runtime counts
+    /// its beats in memory that the host reads, as often as the host looks, and is pinged only when the count stands still;
+    /// another program is pinged each time.
     pub interval: Duration,
     /// A worker that leaves a ping unanswered for this long is stuck. Default 10 s: the answer needs no GIL, so only a
     /// process that gets no CPU at all is late, and that must not be taken for a death too early. Time in which the
@@ -230,7 +231,9 @@ struct Live {
     health_check: Option<Arc<str>>,
     ends_sessions: bool,
     /// `None` for a worker that does not keep it.
-    journal: Option<Journal>,
+    journal: Option<Arc<Journal>>,
+    /// `None` for a worker that has to be pinged.
+    beats: Option<Arc<Journal>>,
     host: HostStream,
     takes_input: bool,
     takes_batches: bool,

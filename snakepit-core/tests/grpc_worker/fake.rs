@@ -1,12 +1,17 @@
 //! A launcher, a process and a ledger that write down what is done with them and fail where a test says so.
 //!
-//! The process is a thread of the test that serves the protocol on a Unix path; like a real worker it goes on while the
-//! host stands still.
+//! The process is a thread of the test that serves the protocol on a Unix path, or on an inherited channel; like a real worker it
+//! goes on while the host stands still.
 
 use std::{
     convert::Infallible,
-    io,
-    path::{Path, PathBuf},
+    io::{self, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +21,7 @@ use std::{
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use snakepit_core::{
     RunId, WorkerId,
     event::Events,
@@ -24,15 +30,19 @@ use snakepit_core::{
     process::{Containment, EndReport, EndStep, ExitOutcome, ProcessIdentity},
     worker::{ChannelSpec, GrpcWorkerFactory, GrpcWorkerSpec},
 };
-use snakepit_proto::v1::{
-    AdapterReport, CallError, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
-    HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest, PingResponse, ReadyRequest,
-    ReadyResponse, ShutdownRequest, ShutdownResponse, StreamRequest, StreamResponse, ready_response,
-    worker_control_server::{WorkerControl, WorkerControlServer},
-    worker_server::{Worker, WorkerServer},
+use snakepit_proto::{
+    preamble::{self, journal},
+    v1::{
+        AdapterReport, CallError, CallRequest, CallResponse, CancelRequest, CancelResponse, Event,
+        EventsRequest, HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest,
+        PingResponse, ReadyRequest, ReadyResponse, ShutdownRequest, ShutdownResponse, StreamRequest,
+        StreamResponse, ready_response,
+        worker_control_server::{WorkerControl, WorkerControlServer},
+        worker_server::{Worker, WorkerServer},
+    },
 };
 use tokio::{
-    net::UnixListener,
+    net::{UnixListener, UnixStream},
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -58,6 +68,8 @@ pub(crate) enum Fault {
     MuteAfterErrors,
     /// The worker does not have the capabilities "host" and "input".
     Hostless,
+    /// The worker has the capability "beats".
+    Beats,
 }
 
 /// The worker's half of a stream of host calls.
@@ -78,6 +90,8 @@ pub(crate) struct Stage {
     done: Mutex<Vec<&'static str>>,
     pub(crate) pings: Mutex<u32>,
     pub(crate) ready: AtomicBool,
+    /// Whether a worker that could beat does not.
+    pub(crate) still: AtomicBool,
     /// What the host said when it shook hands.
     pub(crate) handshake: Mutex<Option<HandshakeRequest>>,
     /// The worker's half of the stream of host calls, once the host has opened it.
@@ -234,10 +248,15 @@ impl Launcher for FakeLauncher {
         let mut dropped = Dropped(Some(&self.stage));
         tokio::time::sleep(self.stage.launch_takes).await;
         dropped.0 = None;
-        let ChannelForm::Unix(path) = &spec.channel else {
-            panic!("the fake process listens on a path");
+        let (theirs, channel) = match &spec.channel {
+            ChannelForm::Unix(path) => (Channel::Listening(StdUnixListener::bind(path).unwrap()), None),
+            ChannelForm::Inherited => {
+                let (ours, theirs) = StdUnixStream::pair().unwrap();
+                (Channel::Inherited(theirs), Some(ours))
+            }
+            other => panic!("the fake process cannot serve {other}"),
         };
-        Ok(Arc::new(FakeProcess::start(&self.stage, path)))
+        Ok(Arc::new(FakeProcess::start(&self.stage, theirs, channel)))
     }
 }
 
@@ -245,18 +264,17 @@ impl Launcher for FakeLauncher {
 struct FakeProcess {
     stage: Arc<Stage>,
     identity: ProcessIdentity,
+    channel: Mutex<Option<StdUnixStream>>,
     exit: watch::Sender<Option<ExitOutcome>>,
     stop: CancellationToken,
 }
 
 impl FakeProcess {
-    fn start(stage: &Arc<Stage>, path: &Path) -> Self {
-        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
-        listener.set_nonblocking(true).unwrap();
+    fn start(stage: &Arc<Stage>, theirs: Channel, channel: Option<StdUnixStream>) -> Self {
         let stop = CancellationToken::new();
         let serve = stop
             .clone()
-            .run_until_cancelled_owned(serve(listener, Served(Arc::clone(stage))));
+            .run_until_cancelled_owned(serve(theirs, Served(Arc::clone(stage))));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(serve)
@@ -272,6 +290,7 @@ impl FakeProcess {
                 boot_id: "boot".into(),
                 pid_namespace: 1,
             },
+            channel: Mutex::new(channel),
             exit: watch::Sender::new(None),
             stop,
         }
@@ -285,7 +304,10 @@ impl LaunchedProcess for FakeProcess {
     }
 
     fn take_io(&self) -> ProcessIo {
-        ProcessIo::default()
+        ProcessIo {
+            channel: lock(&self.channel).take(),
+            ..ProcessIo::default()
+        }
     }
 
     async fn open_gate(&self) -> Result<(), LaunchError> {
@@ -344,9 +366,62 @@ impl Drop for FakeProcess {
 #[derive(Clone)]
 struct Served(Arc<Stage>);
 
-async fn serve(listener: std::os::unix::net::UnixListener, served: Served) {
-    let listener = UnixListener::from_std(listener).unwrap();
-    let (stream, _) = listener.accept().await.unwrap();
+/// Where the worker finds its host.
+enum Channel {
+    Listening(StdUnixListener),
+    Inherited(StdUnixStream),
+}
+
+async fn serve(channel: Channel, served: Served) {
+    match channel {
+        Channel::Listening(listener) => {
+            listener.set_nonblocking(true).unwrap();
+            let listener = UnixListener::from_std(listener).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            serve_stream(stream, served).await;
+        }
+        Channel::Inherited(data) => {
+            let [control, journal] = read_preamble(&data);
+            let streams = [data, control.into()].map(|stream| {
+                stream.set_nonblocking(true).unwrap();
+                UnixStream::from_std(stream).unwrap()
+            });
+            let [data, control] = streams.map(|stream| serve_stream(stream, served.clone()));
+            tokio::join!(data, control, beat(&served.0, &journal));
+        }
+    }
+}
+
+/// What comes with the preamble: the control socket and the journal.
+fn read_preamble(data: &StdUnixStream) -> [OwnedFd; 2] {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; preamble::LEN];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let read = recvmsg(data, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags).unwrap();
+    assert_eq!(read.bytes, preamble::LEN);
+    let sent: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    sent.try_into().expect("the host shares no arena")
+}
+
+async fn beat(stage: &Stage, journal: &OwnedFd) {
+    for beat in 1_u64.. {
+        while stage.still.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        rustix::io::pwrite(journal, &beat.to_ne_bytes(), journal::BEATS as u64).unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn serve_stream(stream: UnixStream, served: Served) {
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let served = served.clone();
         async move {
@@ -375,16 +450,22 @@ impl WorkerControl for Served {
         &self,
         request: Request<HandshakeRequest>,
     ) -> Result<Response<HandshakeResponse>, Status> {
-        *lock(&self.0.handshake) = Some(request.into_inner());
+        let request = request.into_inner();
+        let beats = self.0.has(Fault::Beats) && request.beat_ms > 0;
+        *lock(&self.0.handshake) = Some(request);
         let fits = !self.0.has(Fault::Handshake);
         Ok(Response::new(HandshakeResponse {
             protocol_version: u32::from(fits),
             protocol_versions: vec![if fits { 1 } else { 99 }],
-            capabilities: if self.0.has(Fault::Hostless) {
-                vec![]
-            } else {
-                vec!["host".into(), "input".into()]
-            },
+            capabilities: [
+                ("host", !self.0.has(Fault::Hostless)),
+                ("input", !self.0.has(Fault::Hostless)),
+                ("beats", beats),
+            ]
+            .into_iter()
+            .filter(|(_, has)| *has)
+            .map(|(name, _)| name.to_owned())
+            .collect(),
             ..HandshakeResponse::default()
         }))
     }

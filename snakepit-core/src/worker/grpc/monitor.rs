@@ -79,22 +79,35 @@ async fn any_closed(connections: &[Connection]) {
     }
 }
 
-/// Pings the control thread; a worker that leaves a ping unanswered for long enough is condemned.
+/// The beats to ask a worker for: as many as it is looked at. Fractions of a millisecond are rounded up, so that none asks for none.
+pub(super) fn beat_ms(interval: Duration) -> u32 {
+    u32::try_from(interval.as_micros().div_ceil(1000))
+        .unwrap_or(u32::MAX)
+        .max(1)
+}
+
+/// Looks whether the control thread beats, and pings it when it has not since the last look; a worker that leaves a ping unanswered
+/// for long enough is condemned.
 async fn heartbeat(worker: std::sync::Weak<Live>) {
     let Some((id, settings)) = worker.upgrade().map(|worker| (worker.id, worker.spec.heartbeat)) else {
         return;
     };
+    let mut beats = None;
     loop {
         sleep_until(next_beat(id, settings.interval, Instant::now())).await;
         let Some(control) = worker.upgrade().map(|worker| {
             if let Some(arena) = &worker.client.arena {
-                // The worker does the same for its half when the ping comes.
+                // The worker does the same for its half when it beats, or the ping comes.
                 arena.tidy();
             }
-            worker.control.clone()
+            let seen = worker.beats.as_ref().and_then(|journal| journal.beats().ok());
+            let has_beaten = seen.is_some() && seen != beats;
+            beats = seen;
+            (!has_beaten).then(|| worker.control.clone())
         }) else {
             return;
         };
+        let Some(control) = control else { continue };
         // An error is an answer as well, or the connection's end, which is noticed by whoever watches it.
         if within(settings.stuck_after, client::ping(&control))
             .await

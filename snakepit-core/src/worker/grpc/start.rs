@@ -240,6 +240,7 @@ async fn load(
         step: "create the worker's journal",
         source,
     })?;
+    let journal = Arc::new(journal);
     let mut arena = arena(spec, id, &form);
     let shared = arena.as_ref().map(|(_, fd)| fd.as_fd());
     let connecting = connect(channel, &form, &journal, shared);
@@ -291,7 +292,8 @@ async fn load(
             .map(Arc::from),
         ends_sessions: agreed.ends_sessions,
         // Of calls that run side by side more may begin than it has entries.
-        journal: (agreed.keeps_journal && agreed.concurrency == 1).then_some(journal),
+        journal: (agreed.keeps_journal && agreed.concurrency == 1).then(|| Arc::clone(&journal)),
+        beats: agreed.beats.then_some(journal),
         host,
         takes_input: agreed.takes_input,
         takes_batches: agreed.takes_batches,
@@ -405,6 +407,7 @@ where
 struct Agreed {
     concurrency: usize,
     keeps_journal: bool,
+    beats: bool,
     calls_host: bool,
     ends_sessions: bool,
     takes_input: bool,
@@ -432,6 +435,10 @@ async fn handshake(
         concurrency_kind: kind.into(),
         host_functions: spec.host_functions.names().map(str::to_owned).collect(),
         host_calls: host::UNDER_WAY as u32,
+        beat_ms: match spec.channel {
+            ChannelSpec::Inherited => monitor::beat_ms(spec.heartbeat.interval),
+            ChannelSpec::UnixIn(_) => 0,
+        },
     };
     let answer = control
         .handshake(request)
@@ -447,6 +454,7 @@ async fn handshake(
         Ok(Agreed {
             concurrency,
             keeps_journal: has("journal"),
+            beats: has("beats"),
             calls_host: has("host"),
             ends_sessions: has("session"),
             takes_input: has("input"),
