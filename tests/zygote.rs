@@ -150,6 +150,36 @@ async fn workers_draw_numbers_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logging_is_imported_where_it_is_used_and_goes_to_the_host_all_the_same() {
+    for modules in [&[][..], &["logging"]] {
+        let launcher = ZygoteLauncher::new(Backend::Port.launcher().unwrap(), settings(modules));
+        let pool = builder().launcher(Arc::new(launcher)).start().await.unwrap();
+        let has_logging: bool = pool.call("plain:has_module", ("logging",)).await.unwrap();
+        assert_eq!(has_logging, !modules.is_empty());
+        let handlers: Vec<String> = pool.call("plain:log_handlers", ()).await.unwrap();
+        assert_eq!(handlers, ["snakepit._handler"], "{modules:?}");
+        pool.shutdown().await;
+    }
+}
+
+/// Pages that a process has for itself, by what it says itself.
+async fn own_kib(pool: &Pool) -> u64 {
+    pool.call("plain:private_kib", ()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forked_worker_has_little_for_itself() {
+    let started = builder().backend(Backend::Port).start().await.unwrap();
+    let launcher = ZygoteLauncher::new(Backend::Port.launcher().unwrap(), settings(&["plain"]));
+    let forked = builder().launcher(Arc::new(launcher)).start().await.unwrap();
+    let (whole, own) = (own_kib(&started).await, own_kib(&forked).await);
+    // A fourth here; a third if its template had imported `logging`.
+    assert!(own * 10 < whole * 3, "{own} KiB of {whole} KiB");
+    started.shutdown().await;
+    forked.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn how_a_worker_ended_is_told_exactly_and_its_successor_is_forked_from_the_same_template() {
     for backend in BACKENDS {
         let pool = forks(backend).start().await.unwrap();

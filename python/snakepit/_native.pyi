@@ -186,3 +186,39 @@ def host_begin(
     timeout: float | None,
 ) -> HostCallTask:
     """Calls a function of the host for an event loop."""
+
+class Fork:
+    """A template's request for a process."""
+
+    id: int
+    program: bytes
+    arguments: list[bytes]
+    environment: dict[bytes, bytes]
+    gate: int | None
+
+    def close(self) -> None:
+        """Closes the descriptors that came with it."""
+
+class Forks:
+    """Where a template takes requests from, and what it knows of its own environment."""
+
+    def __init__(
+        self, connection: int, environment: dict[bytes, bytes], own: int, room: int, size: int
+    ) -> None: ...
+    def receive(self) -> Fork | None:
+        """The next request; ``None`` when the host is gone."""
+
+    def hold(self, fork: Fork) -> None:
+        """Makes the calling process the one that was asked for, up to its gate, and tells so."""
+
+    def changes(self, fork: Fork) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """What the environment of the process has to lose and to get."""
+
+    def close(self) -> None:
+        """Lets go of the socket, in a process that serves calls."""
+
+def receive_setup(lifeline: int) -> tuple[list[bytes], list[int]] | None:
+    """The one message that comes over a template's lifeline; ``None`` when the host is gone."""
+
+def fill_holes() -> None:
+    """Takes what is free in the heap between things that are in use, and keeps it."""

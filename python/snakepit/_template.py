@@ -13,63 +13,42 @@ import fcntl
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 from _thread import get_native_id
 from struct import Struct
 
+from snakepit import _native
+
 # Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterator
+else:
+    # What `signal` is made of, without the enums around it, whose pages each forked process would copy.
+    import _signal as signal
 
-# What a worker imports at its start, so that all of it is shared. `_native` starts no thread by itself.
-_OWN_MODULES = ("_native", "_runtime", "_logs", "_resolve", "_errors", "_values", "_context", "_handler")
+# What a worker imports at its start, so that all of it is shared. `logging` is none of it: it has forked
+# processes run code of `threading`, for which 190 pages are copied. Where a preloaded module has imported it,
+# our handler is imported as well.
+_OWN_MODULES = ("_runtime", "_logs", "_resolve", "_errors", "_values", "_context")
+
+# Fills the holes between all that was imported; and what a worker has no need of, but would write to if it
+# gave it back.
+_KEPT: list[object] = []
 
 _VERSION = b"1"
 _LENGTH = Struct("=I")
-_INT = Struct("=i")
-_MOST_DESCRIPTORS = 4
 _REPLY = Struct("=BxHiQ")
 _LONGEST_TEXT = 16_000
 
-_READY, _UNFIT, _HELD, _REFUSED, _EXITED = range(1, 6)
+# The third is native: that a forked process is held.
+_READY, _UNFIT, _, _REFUSED, _EXITED = range(1, 6)
 
 # Names and marks as in the proto crate's `env`.
 _WORKER_ID = "SNAKEPIT_WORKER_ID"
 _ROOM = "SNAKEPIT_ROOM"
-
-
-class _Fields:
-    """A message: byte strings with NULs between them, which are in none of them."""
-
-    def __init__(self, body: bytes) -> None:
-        self._fields: Iterator[bytes] = iter(body.split(b"\0"))
-
-    def next(self) -> bytes:
-        """The next field."""
-        return next(self._fields)
-
-    def number(self) -> int:
-        """The next field, which is a number."""
-        return int(next(self._fields))
-
-    def list(self) -> list[bytes]:
-        """A number, and as many fields."""
-        return [next(self._fields) for _ in range(self.number())]
-
-
-class _Fork:
-    """A request for a worker."""
-
-    def __init__(self, fields: _Fields, descriptors: list[int]) -> None:
-        self.id = fields.number()
-        self.cwd = fields.next()
-        self.program = fields.next()
-        self.arguments = fields.list()
-        self.environment = fields.list()
-        self.descriptors = descriptors
 
 
 class Gone(Exception):
@@ -86,17 +65,17 @@ def main() -> list[str] | int:
     lifeline.setblocking(True)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    try:
-        fields, [descriptor] = _receive(lifeline)
-    except (Gone, ValueError):
+    setup = _native.receive_setup(lifeline.fileno())
+    if setup is None or len(setup[1]) != 1:
         return 0
-    if fields.next() != _VERSION:
+    fields, [descriptor] = iter(setup[0]), setup[1]
+    if next(fields) != _VERSION:
         print("snakepit: the host and its worker package are of different versions", file=sys.stderr)
         return 2
     _die_with(lifeline)
-    template = _Template(socket.socket(fileno=descriptor), safe={os.fsdecode(name) for name in fields.list()})
-    paths = [os.fsdecode(path) for path in fields.list()]
-    failure = _preload(paths, [name.decode() for name in fields.list()])
+    safe, paths, modules = (_list(fields) for _ in range(3))
+    template = _Template(socket.socket(fileno=descriptor), set(safe))
+    failure = _preload(paths, modules)
     if failure:
         template.tell(_UNFIT, text=failure)
         return 0
@@ -105,7 +84,8 @@ def main() -> list[str] | int:
     gc.disable()
     gc.collect()
     gc.freeze()
-    template.tell(_READY)
+    _fill_holes()
+    _KEPT.append(template)
     try:
         fork = template.serve()
     except Gone:
@@ -114,32 +94,22 @@ def main() -> list[str] | int:
     return [os.fsdecode(argument) for argument in fork.arguments]
 
 
-def _receive(connection: socket.socket) -> tuple[_Fields, list[int]]:
-    """One message, and the descriptors that came with it."""
-    # Nothing that is executed shall have them; `socket.recv_fds` does not pass its flags on.
-    size = socket.CMSG_SPACE(_MOST_DESCRIPTORS * _INT.size)
-    head, ancillary, _, _ = connection.recvmsg(_LENGTH.size, size, socket.MSG_CMSG_CLOEXEC)
-    descriptors = [
-        descriptor
-        for level, kind, data in ancillary
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-        for (descriptor,) in _INT.iter_unpack(data[: len(data) // _INT.size * _INT.size])
-    ]
-    while 0 < len(head) < _LENGTH.size:
-        more = connection.recv(_LENGTH.size - len(head))
-        head += more
-        if not more:
-            break
-    if len(head) < _LENGTH.size:
-        raise Gone
-    (length,) = _LENGTH.unpack(head)
-    body = bytearray()
-    while len(body) < length:
-        part = connection.recv(length - len(body))
-        if not part:
-            raise Gone
-        body += part
-    return _Fields(bytes(body)), descriptors
+def _list(fields: Iterator[bytes]) -> list[str]:
+    """A number, and as many fields."""
+    return [os.fsdecode(next(fields)) for _ in range(int(next(fields)))]
+
+
+def _fill_holes() -> None:
+    """Allocates what is free between things that are in use, and keeps it.
+
+    What a forked process allocates lies together then. On pages of its template it would have each of them
+    copied: a fourth of what a worker has for itself.
+    """
+    _native.fill_holes()
+    # Python's own allocator: two of its pools for each of its sizes, from that of a float on.
+    pools = 2 * 16384
+    _KEPT.extend(float(number) for number in range(pools // 32))
+    _KEPT.extend(bytes(size - 33) for size in range(48, 513, 16) for _ in range(pools // size))
 
 
 def _die_with(lifeline: socket.socket) -> None:
@@ -166,6 +136,8 @@ def _preload(paths: list[str], modules: list[str]) -> str:
             from snakepit import _errors
 
             return f"module {name!r} failed to import\n{_errors.format_one(error)}"
+    if "logging" in sys.modules:
+        importlib.import_module("snakepit._handler")
     return ""
 
 
@@ -177,33 +149,35 @@ class _Template:
         self._connection.setblocking(True)
         self._safe = safe
         self._children: dict[int, int] = {}
-        self._marks = _Marks()
+        self._marks = _marks()
         self._woken, self._wakes = socket.socketpair()
         for end in (self._woken, self._wakes):
             end.setblocking(False)
 
-    def tell(
-        self, kind: int, fork: int = 0, value: int = 0, text: str = "", descriptor: int | None = None
-    ) -> None:
+    def tell(self, kind: int, fork: int = 0, value: int = 0, text: str = "") -> None:
         """One message in one piece, since the forked processes use the same connection."""
         encoded = text.encode(errors="replace")[-_LONGEST_TEXT:]
         head = _REPLY.pack(kind, len(encoded), value, fork)
-        socket.send_fds(self._connection, [head, encoded], [] if descriptor is None else [descriptor])
+        self._connection.sendmsg([head, encoded])
 
-    def serve(self) -> _Fork:
-        """Forks on request, reaps, and tells of both. Returns in each process that is to serve calls."""
+    def serve(self) -> _native.Fork:
+        """Says that it is ready, forks on request, reaps, and tells of both. Returns in each worker."""
+        self._forks = _native.Forks(self._connection.fileno(), dict(os.environb), *self._marks)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
+        self.tell(_READY)
         while True:
             for descriptor, _ in poll.poll():
                 if descriptor == self._woken.fileno():
                     self._woken.recv(4096)
                     self._reap()
                     continue
-                fork = _Fork(*_receive(self._connection))
+                fork = self._forks.receive()
+                if fork is None:
+                    raise Gone
                 if self._fork(fork):
                     return fork
 
@@ -217,7 +191,7 @@ class _Template:
             if fork is not None:
                 self.tell(_EXITED, fork, status)
 
-    def _fork(self, fork: _Fork) -> bool:
+    def _fork(self, fork: _native.Fork) -> bool:
         """``True`` in the process that is to serve calls."""
         try:
             threads = self._threads()
@@ -235,8 +209,7 @@ class _Template:
             self._children[pid] = fork.id
             return False
         finally:
-            for descriptor in fork.descriptors:
-                os.close(descriptor)
+            fork.close()
 
     def _threads(self) -> list[str]:
         """Threads that a fork would leave behind in the middle of whatever they do."""
@@ -259,33 +232,25 @@ class _Template:
                 found.append(known.get(task, name))
         return found
 
-    def _become(self, fork: _Fork) -> None:
+    def _become(self, fork: _native.Fork) -> None:
         """Makes this forked process the one that was asked for; another program is held at its gate."""
-        step = "set up"
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setpgid(0, 0)
-            for number, descriptor in enumerate(fork.descriptors[:3]):
-                os.dup2(descriptor, number)
-            if fork.cwd:
-                step = "change the directory"
-                os.chdir(fork.cwd)
-            step = "set the environment"
-            environment = dict(variable.split(b"=", 1) for variable in fork.environment)
-            self._marks.write(environment)
-            held = os.pidfd_open(os.getpid())
-            self.tell(_HELD, fork.id, descriptor=held)
-            os.close(held)
+            self._forks.hold(fork)
         except BaseException as error:
-            code = error.errno if isinstance(error, OSError) else None
-            self.tell(_REFUSED, fork.id, code or errno.EINVAL, f"{step}: {error}")
+            code, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+            self.tell(_REFUSED, fork.id, code or errno.EINVAL, text or str(error))
             os._exit(1)
         if fork.program:
-            _execute(fork, environment)
-        for end in (self._connection, self._woken, self._wakes):
+            _execute(fork)
+        removed, changed = self._forks.changes(fork)
+        for end in (self._connection, self._woken, self._wakes, self._forks):
             end.close()
-        _replace_environment(environment)
+        for name in removed:
+            del os.environb[name]
+        for name, value in changed:
+            os.environb[name] = value
         # The module `random` sees to itself after a fork, NumPy's does not: all workers would draw the same.
         random = sys.modules.get("numpy.random")
         if random is not None:
@@ -293,55 +258,35 @@ class _Template:
         gc.enable()
 
 
-def _execute(fork: _Fork, environment: dict[bytes, bytes]) -> None:
+def _execute(fork: _native.Fork) -> None:
     """Executes a program once the gate opens, and never returns."""
-    gate = socket.socket(fileno=os.dup(fork.descriptors[3]))
+    gate = socket.socket(fileno=fork.gate)
     try:
         if not gate.recv(1):
             os._exit(0)
         # Which Python ignores; and what is ignored stays so.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.execve(fork.program, fork.arguments, environment)
+        os.execve(fork.program, fork.arguments, fork.environment)
     except OSError as error:
         gate.sendall(_LENGTH.pack(error.errno or 0))
     finally:
         os._exit(127)
 
 
-def _replace_environment(environment: dict[bytes, bytes]) -> None:
-    for name in set(os.environb) - set(environment):
-        del os.environb[name]
-    for name, value in environment.items():
-        if os.environb.get(name) != value:
-            os.environb[name] = value
+def _marks() -> tuple[int, int, int]:
+    """Where the environment has the worker id of this process, and where room for another, and how much.
 
-
-class _Marks:
-    """Where this process's environment lies in its memory, as ``/proc/PID/environ`` shows it.
-
-    What a worker leaves behind is found by the worker id that stands there, and a forked process has that of
-    its template. Its own is written into room that the template was given for it.
+    As ``/proc/PID/environ`` shows it, which is where it lies in the memory of the process.
     """
-
-    def __init__(self) -> None:
-        with open("/proc/self/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        # Fields 50 and 51 of proc_pid_stat(5); the first one here is the third.
-        start, end = int(fields[47]), int(fields[48])
-        with open("/proc/self/mem", "rb", buffering=0) as memory:
-            block = os.pread(memory.fileno(), end - start, start)
-        self._own = start + _find(block, _WORKER_ID)
-        self._room = start + _find(block, _ROOM)
-        self._size = block.index(b"\0", self._room - start) - (self._room - start)
-
-    def write(self, environment: dict[bytes, bytes]) -> None:
-        """Writes the worker id of this environment."""
-        name = _WORKER_ID.encode()
-        mark = name + b"=" + environment[name]
-        with open("/proc/self/mem", "r+b", buffering=0) as memory:
-            os.pwrite(memory.fileno(), b"_", self._own)
-            os.pwrite(memory.fileno(), mark.ljust(self._size, b"\0"), self._room)
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    # Fields 50 and 51 of proc_pid_stat(5); the first one here is the third.
+    start, end = int(fields[47]), int(fields[48])
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        block = os.pread(memory.fileno(), end - start, start)
+    room = _find(block, _ROOM)
+    return start + _find(block, _WORKER_ID), start + room, block.index(b"\0", room) - room
 
 
 def _find(block: bytes, name: str) -> int:

@@ -15,7 +15,10 @@ use snakepit_proto::{
         ShutdownResponse, ready_response, worker_control_server::WorkerControl,
     },
 };
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -56,7 +59,7 @@ impl Control {
 
     /// Shows the host that this thread lives, for as long as it does.
     async fn beat(self, pause: Duration) {
-        let mut clock = tokio::time::interval(pause);
+        let mut clock = tokio::time::interval_at(Instant::now() + pause, pause);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while let Some(journal) = self.shared.slot.journal() {
             clock.tick().await;

@@ -21,6 +21,7 @@ mod credit;
 mod data;
 mod entry;
 mod events;
+mod forks;
 mod host;
 mod host_calls;
 mod inherited;
@@ -48,6 +49,9 @@ fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("CANCEL_SIGNAL", sys::cancel_signal())?;
     module.add_function(wrap_pyfunction!(entry::serve, module)?)?;
+    module.add_class::<forks::Forks>()?;
+    module.add_function(wrap_pyfunction!(forks::receive_setup, module)?)?;
+    module.add_function(wrap_pyfunction!(forks::fill_holes, module)?)?;
     native::register(module)?;
     arena::register(module)?;
     host_calls::register(module)
