@@ -55,7 +55,8 @@ pub use snakepit_core::{
         Session, SessionLost, SessionMode, Verdict, WorkerLost,
     },
     rpc::{
-        ArrayWriter, FilledArray, NdArray, RemoteError, RemoteErrorKind, RemoteException, SharedArray, Value,
+        ArrayWriter, ArrowData, ArrowKind, FilledArray, NdArray, RemoteError, RemoteErrorKind,
+        RemoteException, SharedArray, Value,
     },
     supervision::Shutdown,
     worker::{ArenaUse, Concurrency, StartError, StartErrorKind, Unhealthy},

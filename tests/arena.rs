@@ -6,7 +6,6 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use common::{builder, until, worker_pid};
+use common::{builder, python_with_packages, until, worker_pid};
 use snakepit::{
-    ArenaUse, CallErrorKind, Concurrency, FilledArray, NdArray, Pool, PoolBuilder, PythonEnv, SharedArray,
-    Value, core::worker::Heartbeat,
+    ArenaUse, CallErrorKind, Concurrency, FilledArray, NdArray, Pool, PoolBuilder, SharedArray, Value,
+    core::worker::Heartbeat,
 };
 
 /// More than the shared memory keeps of what is freed.
@@ -29,21 +28,7 @@ async fn pool() -> Pool {
 
 /// A builder whose workers have NumPy; says so loudly where there is none.
 fn with_numpy() -> Option<PoolBuilder> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
-        PathBuf::from,
-    );
-    // Of `python/check`, and with NumPy in it.
-    let python = target.join("python-venv/bin/python");
-    if !python.exists() {
-        eprintln!(
-            "SKIPPED: there is no {}; `python/check` makes it",
-            python.display()
-        );
-        return None;
-    }
-    let python = PythonEnv::builder().interpreter(python).build().unwrap();
-    Some(builder().adapter("arrays").python(python))
+    Some(builder().adapter("arrays").python(python_with_packages()?))
 }
 
 async fn arena(pool: &Pool) -> ArenaUse {

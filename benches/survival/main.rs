@@ -9,6 +9,7 @@ mod cleanup;
 mod common;
 mod crowd;
 mod host;
+mod idle;
 mod kill;
 mod ledger;
 mod left;

@@ -9,7 +9,8 @@ use crate::{
     left::{Killed, Outcome, SUBJECTS},
     peers::PEERS,
     record::Record,
-    shutdown, size, spawn,
+    shutdown, size,
+    spawn::{self, Program},
     spread::{figure, median, spread},
     systems::System,
     table::Table,
@@ -140,21 +141,24 @@ fn spawn_table(record: &Record) -> Table {
         "n",
     ];
     let mut table = Table::new("Spawn", &columns);
-    for system in System::ALL {
-        let key = spawn::key(system);
+    for program in [Program::Idle, Program::Sleep] {
+        for system in System::ALL {
+            let key = spawn::key(system, program);
+            table.row([
+                format!("{system}: {program}"),
+                spread(record.spread(&key)),
+                spread(record.spread(&spawn::executed_key(system, program))),
+                record.values(&key).len().to_string(),
+            ]);
+        }
+        let plain = spawn::plain_key(program);
         table.row([
-            system.to_string(),
-            spread(record.spread(&key)),
-            spread(record.spread(&spawn::executed_key(system))),
-            record.values(&key).len().to_string(),
+            format!("posix_spawn alone: {program}"),
+            spread(record.spread(&plain)),
+            String::new(),
+            record.values(&plain).len().to_string(),
         ]);
     }
-    table.row([
-        "posix_spawn alone".to_owned(),
-        spread(record.spread(spawn::PLAIN)),
-        String::new(),
-        record.values(spawn::PLAIN).len().to_string(),
-    ]);
     table
 }
 

@@ -36,13 +36,13 @@ pub(crate) fn list(record: &Record) -> Vec<Target> {
             "the guardian's spawn reply, host of 1 GiB",
             Goal::AtMost(0.5),
             " ms",
-            record.spread(&spawn::key(System::Namespace)),
+            record.spread(&spawn::key(System::Namespace, spawn::Program::Idle)),
         ),
         Target::new(
             "the port backend's launch, host of 1 GiB",
             Goal::AtMost(0.3),
             " ms",
-            record.spread(&spawn::key(System::Port)),
+            record.spread(&spawn::key(System::Port, spawn::Program::Idle)),
         ),
         Target::new(
             "the guardian, resident",

@@ -6,6 +6,7 @@ The native codec handles builtin types itself and asks here about everything els
 
 from __future__ import annotations
 
+import importlib
 import struct
 import sys
 from typing import Any
@@ -23,6 +24,11 @@ UUID = 6
 COMPLEX = 7
 SET = 8
 NDARRAY = 9
+ARROW = 12
+
+# What data of Arrow is.
+BATCH = 0
+TABLE = 1
 
 # Kinds of dtype whose memory is the value: bool, integers, floats, complex, fixed-size bytes and text.
 PLAIN_KINDS = "biufcSU"
@@ -105,6 +111,40 @@ def _reduce_numpy(module: Any, value: Any) -> tuple[int, Any] | None:
     return None
 
 
+def _reduce_pyarrow(module: Any, value: Any) -> tuple[int, Any] | None:
+    # As with NumPy, while it is being imported.
+    batch_type, table_type = getattr(module, "RecordBatch", None), getattr(module, "Table", None)
+    if batch_type is not None and isinstance(value, batch_type):
+        kind, batches = BATCH, [value]
+    elif table_type is not None and isinstance(value, table_type):
+        kind, batches = TABLE, value.to_batches()
+    else:
+        return None
+    try:
+        return ARROW, (kind, _stream(module, value.schema, batches))
+    except module.ArrowException as error:
+        raise Unrepresentable(f"is data of Arrow that cannot be written as a stream: {error}") from None
+
+
+def _stream(module: Any, schema: Any, batches: Any) -> Any:
+    """The batches as a stream of the IPC format, in shared memory if it is large."""
+    from snakepit import _native
+
+    def write(sink: Any) -> Any:
+        with module.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        return sink
+
+    # Copies nothing, and counts.
+    size = write(module.MockOutputStream()).size()
+    block = _native.make_block(size)
+    if block is None:
+        return write(module.BufferOutputStream()).getvalue()
+    write(module.FixedSizeBufferWriter(module.py_buffer(block))).close()
+    return block
+
+
 def _reduce_dataclass(module: Any, value: Any) -> tuple[int, Any] | None:
     if not module.is_dataclass(value) or isinstance(value, type):
         return None
@@ -116,6 +156,7 @@ _REDUCERS = {
     "decimal": _reduce_decimal,
     "uuid": _reduce_uuid,
     "numpy": _reduce_numpy,
+    "pyarrow": _reduce_pyarrow,
     "dataclasses": _reduce_dataclass,
 }
 
@@ -217,6 +258,28 @@ def array_over(dtype: Any, shape: Any, memory: Any) -> Any:
         return numpy.frombuffer(memory, parsed).reshape(shape)
     except ValueError as error:
         raise Unrepresentable(f"is an array of shape {shape}, which NumPy refuses: {error}") from None
+
+
+def arrow_over(kind: Any, memory: Any) -> Any:
+    """A record batch or a table over the memory of a stream."""
+    try:
+        arrow = importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise Unrepresentable(f"is data of Arrow, and pyarrow cannot be imported here: {error}") from None
+    if kind not in (BATCH, TABLE):
+        raise Unrepresentable(f"is data of Arrow of the unknown kind {kind!r}")
+    try:
+        with arrow.ipc.open_stream(arrow.py_buffer(memory)) as reader:
+            table = reader.read_all()
+        table.validate()
+        if kind == TABLE:
+            return table
+        [batch] = table.to_batches() or [arrow.RecordBatch.from_pylist([], schema=table.schema)]
+    except (arrow.ArrowException, OSError) as error:
+        raise Unrepresentable(f"is data of Arrow that is no stream of its IPC format: {error}") from None
+    except ValueError:
+        raise Unrepresentable("is a record batch of Arrow, and there are more in its stream") from None
+    return batch
 
 
 def _checked(dtype: Any, shape: Any, size: int) -> tuple[Any, Any]:

@@ -21,6 +21,10 @@ pub(crate) const EXT_ARRAY: i8 = 9;
 pub(crate) const EXT_ARRAY_ELSEWHERE: i8 = 10;
 /// Extension code of bytes that are not in the value.
 pub(crate) const EXT_BYTES_ELSEWHERE: i8 = 11;
+/// Extension code of data of Arrow.
+pub(crate) const EXT_ARROW: i8 = 12;
+/// Extension code of data of Arrow that is not in the value.
+pub(crate) const EXT_ARROW_ELSEWHERE: i8 = 13;
 
 /// The functions of `snakepit._values`, for everything that is no builtin type.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Values {
     empty_array: Py<PyAny>,
     /// An array over memory that is there.
     array_over: Py<PyAny>,
+    /// A record batch or a table over memory that is there.
+    arrow_over: Py<PyAny>,
     /// Raised by the above for what cannot be represented.
     unrepresentable: Py<PyAny>,
 }
@@ -49,6 +55,7 @@ fn values(py: Python<'_>) -> PyResult<&Values> {
             restore: get("restore")?,
             empty_array: get("empty_array")?,
             array_over: get("array_over")?,
+            arrow_over: get("arrow_over")?,
             unrepresentable: get("Unrepresentable")?,
         })
     })

@@ -9,11 +9,14 @@ import decimal
 import enum
 import math
 import random
+import re
 import struct
+import sys
 import uuid
 from typing import Any
 
 import numpy
+import pyarrow
 import pytest
 
 from snakepit._native import decode, encode
@@ -331,3 +334,66 @@ def test_damaged_bytes_are_a_value_or_an_error(seed: int) -> None:
             decode(bytes(damaged))
         except ValueError:
             pass
+
+
+def arrow_values() -> list[Any]:
+    numbers = pyarrow.array([1, None, 3])
+    nested = pyarrow.array([[1], [], [2, 3]])
+    batch = pyarrow.record_batch({"n": numbers, "t": ["a", "", None], "l": nested})
+    table = pyarrow.table({"d": pyarrow.array(["x", "y", "x"]).dictionary_encode()})
+    return [
+        batch,
+        batch.slice(1, 1),
+        batch.slice(0, 0),
+        pyarrow.record_batch({}),
+        batch.replace_schema_metadata({"unit": "m"}),
+        table,
+        table.slice(0, 0),
+        pyarrow.concat_tables([table, pyarrow.table({"d": pyarrow.array(["z"]).dictionary_encode()})]),
+        pyarrow.table({"big": range(100_000)}),
+    ]
+
+
+@pytest.mark.parametrize("value", arrow_values(), ids=range(9))
+def test_data_of_arrow_comes_back(value: Any) -> None:
+    back = round_trip({"in": [value]})["in"][0]
+    assert type(back) is type(value)
+    assert back.equals(value, check_metadata=True)
+
+
+def stream(*batches: Any) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def arrow(kind: int, data: bytes) -> bytes:
+    payload = struct.pack(">BBBL", 0x92, kind, 0xC6, len(data)) + data
+    return struct.pack(">BLB", 0xC9, len(payload), 12) + payload
+
+
+@pytest.mark.parametrize(
+    ("encoded", "says"),
+    [
+        (arrow(0, b""), "no stream of its IPC format"),
+        (arrow(1, b"\xff" * 50), "no stream of its IPC format"),
+        (arrow(1, stream(pyarrow.record_batch({"n": [1]}))[:-20]), "no stream of its IPC format"),
+        (arrow(0, stream(*[pyarrow.record_batch({"n": [1]})] * 2)), "there are more in its stream"),
+        (arrow(2, stream(pyarrow.record_batch({"n": [1]}))), "the unknown kind 2"),
+        (b"\xc7\x01\x0c\x01", "not [kind, data]"),
+        (b"\xd5\x0c\x92\x00", "ends early"),
+        (b"\xd5\x0d\x92\x00", "did not come along"),
+    ],
+    ids=range(8),
+)
+def test_what_is_no_data_of_arrow_says_why(encoded: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        decode(encoded)
+
+
+def test_data_of_arrow_without_pyarrow_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="pyarrow cannot be imported"):
+        decode(arrow(0, b""))

@@ -15,4 +15,6 @@ pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
 pub(crate) use journal::Journal;
 pub(crate) use preamble::send_preamble;
 pub(crate) use value::Filler;
-pub use value::{ArrayError, ArrayWriter, Element, FilledArray, NdArray, SharedArray, Value};
+pub use value::{
+    ArrayError, ArrayWriter, ArrowData, ArrowKind, Element, FilledArray, NdArray, SharedArray, Value,
+};

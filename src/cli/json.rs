@@ -13,8 +13,7 @@ pub(crate) use read::{JsonError, parse};
 pub(crate) use write::AsJson;
 
 /// The words for what JSON lacks, for error messages.
-const FORMS: &str =
-    "$float, $bytes, $map, $set, $datetime, $date, $time, $timedelta, $decimal, $uuid, $complex, $ndarray";
+const FORMS: &str = "$float, $bytes, $map, $set, $datetime, $date, $time, $timedelta, $decimal, $uuid, $complex, $ndarray, $arrow_batch, $arrow_table";
 
 #[cfg(test)]
 mod tests {
@@ -60,6 +59,8 @@ mod tests {
             r#"{"$complex":[1.0,-2.5]}"#,
             r#"{"$complex":[{"$float":"nan"},0.0]}"#,
             r#"{"$ndarray":{"dtype":"<f8","shape":[1],"data":"AAAAAAAAAAA="}}"#,
+            r#"{"$arrow_batch":"AAEC"}"#,
+            r#"{"$arrow_table":"AAEC"}"#,
         ] {
             assert_eq!(back(text), text);
         }
@@ -106,6 +107,7 @@ mod tests {
             (r#"{"$timedelta": [1, 2]}"#, "[days, seconds, microseconds]"),
             (r#"{"$map": [[1]]}"#, "[key, value]"),
             (r#"{"$ndarray": {"dtype": "<f8"}}"#, "shape"),
+            (r#"{"$arrow_table": 1}"#, "base64 text of a stream"),
             (
                 r#"{"$ndarray": {"dtype": "<f8", "shape": [2], "data": "AAAAAAAAAAA="}}"#,
                 "16 bytes",

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use snakepit::{Pool, PoolBuilder, core::process::Stat, registry::Settings};
+use snakepit::{Pool, PoolBuilder, PythonEnv, core::process::Stat, registry::Settings};
 use tokio::time::{Instant, sleep};
 
 /// How long a condition may take on a machine that is busy. A bound, not an expectation.
@@ -34,6 +34,24 @@ pub fn plain_builder() -> PoolBuilder {
         Ok(name) => builder.backend(name.parse().expect("SNAKEPIT_TEST_BACKEND names a backend")),
         Err(_) => builder,
     }
+}
+
+/// An interpreter with NumPy and pyarrow; says so loudly where there is none.
+pub fn python_with_packages() -> Option<PythonEnv> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+        PathBuf::from,
+    );
+    let python = target.join("python-venv/bin/python");
+    if !python.exists() {
+        eprintln!(
+            "SKIPPED: there is no {}; `python/check` makes it",
+            python.display()
+        );
+        return None;
+    }
+    let python = PythonEnv::builder().interpreter(python).build();
+    Some(python.expect("an interpreter that python/check has used"))
 }
 
 /// Waits for a condition.

@@ -10,8 +10,8 @@ use rmp::Marker;
 use snakepit_proto::v1::Block;
 
 use super::{
-    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH, buffer::Memory, path::Path,
-    unrepresentable, values,
+    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_ARROW, EXT_ARROW_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH,
+    buffer::Memory, path::Path, unrepresentable, values,
 };
 use crate::arena::{Arena, arena};
 
@@ -400,6 +400,8 @@ impl<'a, 'py> Decoder<'a, 'py> {
             }
             EXT_ARRAY => inner.ndarray(),
             EXT_ARRAY_ELSEWHERE => inner.ndarray_in(self.blocks),
+            EXT_ARROW => inner.arrow(),
+            EXT_ARROW_ELSEWHERE => inner.arrow_in(self.blocks),
             EXT_BYTES_ELSEWHERE => {
                 let (arena, block) = inner.referred(self.blocks)?;
                 Ok(arena.copied(self.py, block).map_err(DecodeError::new)??)
@@ -439,16 +441,9 @@ impl<'a, 'py> Decoder<'a, 'py> {
         }
         let dtype = self.value(0, Place::Plain)?;
         let shape = self.value(0, Place::Hashed)?;
-        let len = match self.marker()? {
-            Marker::Bin8 => self.u8()?,
-            Marker::Bin16 => self.u16()?,
-            Marker::Bin32 => self.u32()?,
-            _ => return Err(malformed()),
-        };
-        let data = self.take(len)?;
-        self.finish()?;
+        let data = self.data()?.ok_or_else(malformed)?;
         let make = values(self.py)?.empty_array.bind(self.py);
-        let made = match make.call1((dtype, shape, len)) {
+        let made = match make.call1((dtype, shape, data.len())) {
             Ok(made) => made,
             Err(error) => return Err(DecodeError::new(unrepresentable(self.py, error)?)),
         };
@@ -473,6 +468,51 @@ impl<'a, 'py> Decoder<'a, 'py> {
             Ok(array) => Ok(array),
             Err(error) => Err(DecodeError::new(unrepresentable(self.py, error)?)),
         }
+    }
+
+    /// `[kind, data]`, over a copy of the data.
+    fn arrow(&mut self) -> Result<Object<'py>, DecodeError> {
+        let malformed = || DecodeError::new("is data of Arrow (ext 12) that is not [kind, data]");
+        if !matches!(self.marker()?, Marker::FixArray(2)) {
+            return Err(malformed());
+        }
+        let kind = self.value(0, Place::Plain)?;
+        let data = self.data()?.ok_or_else(malformed)?;
+        self.arrow_over(kind, PyBytes::new(self.py, data).into_any())
+    }
+
+    /// `[kind, number]`, over the data where the host has put it.
+    fn arrow_in(&mut self, blocks: &[Block]) -> Result<Object<'py>, DecodeError> {
+        if !matches!(self.marker()?, Marker::FixArray(2)) {
+            return Err(DecodeError::new(
+                "is data of Arrow (ext 13) that is not [kind, buffer]",
+            ));
+        }
+        let kind = self.value(0, Place::Plain)?;
+        let (arena, block) = self.referred(blocks)?;
+        let block = arena.take(block).map_err(DecodeError::new)?;
+        self.arrow_over(kind, Bound::new(self.py, block)?.into_any())
+    }
+
+    fn arrow_over(&self, kind: Object<'py>, memory: Object<'py>) -> Result<Object<'py>, DecodeError> {
+        let make = values(self.py)?.arrow_over.bind(self.py);
+        match make.call1((kind, memory)) {
+            Ok(value) => Ok(value),
+            Err(error) => Err(DecodeError::new(unrepresentable(self.py, error)?)),
+        }
+    }
+
+    /// Bytes that are all that is left; `None` for anything else.
+    fn data(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        let len = match self.marker()? {
+            Marker::Bin8 => self.u8()?,
+            Marker::Bin16 => self.u16()?,
+            Marker::Bin32 => self.u32()?,
+            _ => return Ok(None),
+        };
+        let data = self.take(len)?;
+        self.finish()?;
+        Ok(Some(data))
     }
 
     /// The block whose number is all that is left.

@@ -12,14 +12,14 @@ use snakepit_proto::{
 };
 
 use super::{
-    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH,
+    EXT_ARRAY, EXT_ARRAY_ELSEWHERE, EXT_ARROW, EXT_ARROW_ELSEWHERE, EXT_BYTES_ELSEWHERE, EXT_SET, MAX_DEPTH,
     buffer::{Memory, bytes_in_arena, dict_next},
     path::Path,
     unrepresentable, values,
 };
 use crate::arena::{Arena, Sent, arena};
 
-/// What `snakepit._values.reduce` answers besides extension codes (1 to 9).
+/// What `snakepit._values.reduce` answers besides extension codes (1 to 9, 12).
 const TAG_REPLACED: i8 = 0;
 const TAG_SUBCLASS: i8 = -1;
 const TAG_BUFFER: i8 = -2;
@@ -294,6 +294,7 @@ impl Encoder {
                 })
             }
             EXT_ARRAY => self.array(&payload, depth),
+            EXT_ARROW => self.arrow(&payload),
             code => self.extension(code, |inner| inner.payload(&payload)),
         }
     }
@@ -359,16 +360,35 @@ impl Encoder {
     fn array(&mut self, payload: &Bound<'_, PyAny>, depth: u32) -> Outcome {
         let (dtype, shape, data): (Bound<'_, PyString>, Bound<'_, PyTuple>, Bound<'_, PyAny>) =
             payload.extract()?;
-        let memory = Memory::of(&data)?;
         let mut head = Self::default();
         put(write::write_array_len(&mut head.out, 3))?;
         head.text(&dtype)?;
         head.tuple(&shape, depth.min(MAX_DEPTH - 1))?;
-        let in_arena = |arena: &Arena| memory.in_arena(arena, payload.py());
+        self.with_data(head, &data, (EXT_ARRAY, EXT_ARRAY_ELSEWHERE))
+    }
+
+    /// `[kind, data]`, as an array.
+    fn arrow(&mut self, payload: &Bound<'_, PyAny>) -> Outcome {
+        let (kind, data): (u8, Bound<'_, PyAny>) = payload.extract()?;
+        let mut head = Self::default();
+        put(write::write_array_len(&mut head.out, 2))?;
+        put(write::write_uint(&mut head.out, kind.into()))?;
+        self.with_data(head, &data, (EXT_ARROW, EXT_ARROW_ELSEWHERE))
+    }
+
+    /// An extension whose payload ends with data, or with the number of where that is.
+    fn with_data(
+        &mut self,
+        mut head: Self,
+        data: &Bound<'_, PyAny>,
+        (inline, elsewhere): (i8, i8),
+    ) -> Outcome {
+        let memory = Memory::of(data)?;
+        let in_arena = |arena: &Arena| memory.in_arena(arena, data.py());
         if let Some(number) = self.put_aside(memory.len(), in_arena) {
             put(write::write_uint(&mut head.out, number.into()))?;
             let len = length(head.out.len())?;
-            put(write::write_ext_meta(&mut self.out, len, EXT_ARRAY_ELSEWHERE))?;
+            put(write::write_ext_meta(&mut self.out, len, elsewhere))?;
             self.out.append(&mut head.out);
             return Ok(());
         }
@@ -377,10 +397,10 @@ impl Encoder {
         put(write::write_ext_meta(
             &mut self.out,
             length(head.out.len() + memory.len())?,
-            EXT_ARRAY,
+            inline,
         ))?;
         self.out.append(&mut head.out);
-        memory.append_to(&mut self.out, payload.py());
+        memory.append_to(&mut self.out, data.py());
         Ok(())
     }
 }

@@ -300,6 +300,15 @@ mod tests {
                 0x92, 0xc7, 9, 9, 0x93, 0xa3, b'|', b'u', b'1', 0x90, 0xc4, 1, 0, 0xc4, 1, 1
             ]
         );
+        let arrow = [0x92, 0xd6, 13, 0x92, 0xcc, 1, 0, 0xd4, 11, 1];
+        assert_eq!(
+            fill_in(&arrow[..], &mut Two, Fill::Bytes).unwrap()[..7],
+            arrow[..7]
+        );
+        assert_eq!(
+            fill_in(&arrow, &mut Two, Fill::All).unwrap(),
+            [0x92, 0xc7, 6, 12, 0x92, 0xcc, 1, 0xc4, 1, 0, 0xc4, 1, 1]
+        );
         let only_bytes = fill_in(&array, &mut Two, Fill::Bytes).unwrap();
         assert_eq!(only_bytes[..11], array[..11]);
         assert_eq!(only_bytes[11..], [0xc4, 1, 1]);
@@ -313,6 +322,7 @@ mod tests {
             (&[0xd4, 11, 0][..], "1 of 2 buffers"),
             (&[0xd4, 11, 0xc0][..], "no number"),
             (&[0xd4, 10, 0][..], "not [dtype, shape, buffer]"),
+            (&[0xd5, 13, 0x93, 0][..], "not [kind, buffer]"),
             (&[0x93, 0xd4, 11, 0][..], "ends early"),
             (&[0xdf, 0xff, 0xff, 0xff, 0xff][..], "ends early"),
             (&[][..], "ends early"),

@@ -1,13 +1,17 @@
 //! Any value a worker can answer, for callers that do not know its type.
 
 mod array;
+mod arrow_data;
 mod filled_array;
+#[cfg(feature = "arrow")]
+mod of_arrow;
 #[cfg(feature = "ndarray")]
 mod of_ndarray;
 mod serde_impl;
 mod shared_array;
 
 pub use array::{ArrayError, Element, NdArray};
+pub use arrow_data::{ArrowData, ArrowKind};
 use bytes::Bytes;
 pub(crate) use filled_array::Filler;
 pub use filled_array::{ArrayWriter, FilledArray};
@@ -65,6 +69,8 @@ pub enum Value {
     },
     /// A NumPy array.
     NdArray(NdArray),
+    /// A record batch or a table of Apache Arrow.
+    Arrow(ArrowData),
 }
 
 impl Value {

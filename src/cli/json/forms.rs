@@ -4,7 +4,7 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use snakepit_core::rpc::{NdArray, Value};
+use snakepit_core::rpc::{ArrowData, ArrowKind, NdArray, Value};
 
 use super::{
     FORMS,
@@ -64,6 +64,16 @@ pub(super) fn form(name: &str, content: Json, path: &mut String) -> Result<Value
                 message,
             }
         })?),
+        ("$arrow_batch" | "$arrow_table", content) => Value::Arrow(ArrowData {
+            kind: if name == "$arrow_batch" {
+                ArrowKind::Batch
+            } else {
+                ArrowKind::Table
+            },
+            stream: bytes(&content)
+                .ok_or_else(|| wrong("base64 text of a stream of Arrow's IPC format"))?
+                .into(),
+        }),
         ("$set", _) => return Err(wrong("an array")),
         ("$map", _) => return Err(wrong("an array of [key, value]")),
         ("$datetime", _) => return Err(wrong(r#"text as of isoformat(), "2026-01-31T12:00:00+00:00""#)),

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::ser::{Error as _, Serialize, SerializeMap as _, Serializer};
 use serde_json::json;
-use snakepit_core::rpc::Value;
+use snakepit_core::rpc::{ArrowKind, Value};
 
 use super::text_forms;
 
@@ -43,6 +43,13 @@ impl Serialize for AsJson<'_> {
                     ("data", data.into()),
                 ]);
                 form(serializer, "$ndarray", &fields)
+            }
+            Value::Arrow(data) => {
+                let name = match data.kind {
+                    ArrowKind::Batch => "$arrow_batch",
+                    _ => "$arrow_table",
+                };
+                form(serializer, name, &STANDARD.encode(&data.stream))
             }
             other => Err(S::Error::custom(format!(
                 "this value has no JSON form: {other:?}"

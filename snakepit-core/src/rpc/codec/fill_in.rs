@@ -2,10 +2,12 @@
 
 use rmp::{Marker, encode as write};
 
-/// Extension codes of VALUES.md: an array and bytes, and references to those.
+/// Extension codes of VALUES.md: an array, bytes and data of Arrow, and references to those.
 const ARRAY: i8 = 9;
 const ARRAY_ELSEWHERE: i8 = 10;
 const BYTES_ELSEWHERE: i8 = 11;
+const ARROW: i8 = 12;
+const ARROW_ELSEWHERE: i8 = 13;
 
 /// What references stand for.
 pub(crate) trait Parts {
@@ -22,7 +24,7 @@ pub(crate) trait Parts {
 pub(crate) enum Fill {
     /// Everything.
     All,
-    /// Bytes; references to arrays stay as they are.
+    /// Bytes; references to arrays and data of Arrow stay as they are.
     Bytes,
 }
 
@@ -46,7 +48,7 @@ pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts, fill: Fill) -> Res
         match reader.head()? {
             Head::Skip(len) => reader.skip(len)?,
             Head::Values(more) => values = values.saturating_add(more),
-            Head::Extension(code @ (ARRAY_ELSEWHERE | BYTES_ELSEWHERE), len) => {
+            Head::Extension(code @ (ARRAY_ELSEWHERE | BYTES_ELSEWHERE | ARROW_ELSEWHERE), len) => {
                 let (before, part) = reference(code, reader.take(len)?)?;
                 if part != next as u64 || next >= parts.len() {
                     let of = parts.len();
@@ -54,7 +56,7 @@ pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts, fill: Fill) -> Res
                 }
                 if fill == Fill::All || code == BYTES_ELSEWHERE {
                     out.extend_from_slice(&encoded[copied..start]);
-                    put_part(before, next, parts, &mut out)?;
+                    put_part(code, before, next, parts, &mut out)?;
                     copied = reader.at;
                 }
                 next += 1;
@@ -69,18 +71,24 @@ pub(crate) fn fill_in(encoded: &[u8], parts: &mut impl Parts, fill: Fill) -> Res
     Ok(out)
 }
 
-/// What stands before the reference in an extension's payload (of an array: its head, dtype and shape), and the reference.
+/// What stands before the reference in an extension's payload (of an array: its head, dtype and shape; of data of Arrow: its head and
+/// kind), and the reference.
 fn reference(code: i8, payload: &[u8]) -> Result<(&[u8], u64), String> {
     let mut reader = Reader {
         encoded: payload,
         at: 0,
     };
-    if code == ARRAY_ELSEWHERE {
-        if !matches!(reader.head()?, Head::Values(3)) {
-            return Err("an array (ext 10) is not [dtype, shape, buffer]".to_owned());
+    let form = match code {
+        ARRAY_ELSEWHERE => Some((3, "an array (ext 10) is not [dtype, shape, buffer]")),
+        ARROW_ELSEWHERE => Some((2, "data of Arrow (ext 13) is not [kind, buffer]")),
+        _ => None,
+    };
+    if let Some((fields, not_so)) = form {
+        if !matches!(reader.head()?, Head::Values(found) if found == fields) {
+            return Err(not_so.to_owned());
         }
-        // Two values, however they are built.
-        let mut values = 2_u64;
+        // All but the last, however they are built.
+        let mut values = fields - 1;
         while values > 0 {
             values -= 1;
             match reader.head()? {
@@ -96,17 +104,28 @@ fn reference(code: i8, payload: &[u8]) -> Result<(&[u8], u64), String> {
     }
 }
 
-/// Appends an array, if there is something before its data, or bytes.
-fn put_part(before: &[u8], part: usize, parts: &mut impl Parts, out: &mut Vec<u8>) -> Result<(), String> {
+/// Appends what a reference of this code stands for.
+fn put_part(
+    code: i8,
+    before: &[u8],
+    part: usize,
+    parts: &mut impl Parts,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     let too_long = |_| format!("buffer {part} takes more bytes than a value can have");
     let len = u32::try_from(parts.len_of(part)).map_err(too_long)?;
     let mut head = Vec::with_capacity(before.len() + 5);
     head.extend_from_slice(before);
     // Writing to memory does not fail.
     let _ = write::write_bin_len(&mut head, len);
-    if !before.is_empty() {
+    let inline = match code {
+        ARRAY_ELSEWHERE => Some(ARRAY),
+        ARROW_ELSEWHERE => Some(ARROW),
+        _ => None,
+    };
+    if let Some(inline) = inline {
         let payload = u32::try_from(head.len() as u64 + u64::from(len)).map_err(too_long)?;
-        let _ = write::write_ext_meta(out, payload, ARRAY);
+        let _ = write::write_ext_meta(out, payload, inline);
     }
     out.append(&mut head);
     parts.append(part, out);

@@ -10,7 +10,7 @@ use serde::{
     ser::SerializeMap as _,
 };
 
-use super::{FilledArray, NdArray, SharedArray, Value};
+use super::{ArrowData, ArrowKind, FilledArray, NdArray, SharedArray, Value};
 use crate::rpc::codec::{self, Part};
 
 const DATETIME: i8 = 1;
@@ -24,6 +24,8 @@ const SET: i8 = 8;
 const NDARRAY: i8 = 9;
 const NDARRAY_ELSEWHERE: i8 = 10;
 const BYTES_ELSEWHERE: i8 = 11;
+const ARROW: i8 = 12;
+const ARROW_ELSEWHERE: i8 = 13;
 
 /// Bytes that serialize as MessagePack bin (or as an extension's payload).
 struct Bin<'a>(&'a [u8]);
@@ -126,6 +128,7 @@ impl Serialize for Value {
                 &[re.to_be_bytes(), im.to_be_bytes()].concat(),
             ),
             Self::NdArray(array) => array.serialize(serializer),
+            Self::Arrow(data) => data.serialize(serializer),
         }
     }
 }
@@ -140,6 +143,35 @@ impl Serialize for NdArray {
             |serializer| ext_of(serializer, NDARRAY, &(head.0, head.1, Bin(&self.data))),
         )
     }
+}
+
+impl Serialize for ArrowData {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = self.kind.code();
+        aside_or(
+            &self.stream,
+            serializer,
+            |serializer, number| ext_of(serializer, ARROW_ELSEWHERE, &(kind, number)),
+            |serializer| ext_of(serializer, ARROW, &(kind, Bin(&self.stream))),
+        )
+    }
+}
+
+impl<'de> Deserialize<'de> for ArrowData {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Arrow(data) => Ok(data),
+            other => Err(de::Error::custom(format!(
+                "expected data of Arrow, found {other:?}"
+            ))),
+        }
+    }
+}
+
+fn arrow_data(kind: u8, stream: Bytes) -> Result<Value, String> {
+    let known = ArrowKind::of_code(kind);
+    let kind = known.ok_or_else(|| format!("data of Arrow is of the unknown kind {kind}"))?;
+    Ok(Value::Arrow(ArrowData { kind, stream }))
 }
 
 impl Serialize for FilledArray {
@@ -326,6 +358,17 @@ fn from_ext(code: i8, payload: &Bytes) -> Result<Value, String> {
             Value::NdArray(NdArray { dtype, shape, data })
         }
         NDARRAY_ELSEWHERE => Value::NdArray(array_elsewhere(payload)?.to_ndarray()),
+        ARROW => {
+            let (kind, Blob(stream)) = codec::decode(payload).map_err(nested)?;
+            arrow_data(kind, stream)?
+        }
+        ARROW_ELSEWHERE => {
+            let (kind, number) = codec::decode(payload).map_err(nested)?;
+            let held = codec::take_array(number).ok_or("data of Arrow did not come along")?;
+            let mut stream = Vec::new();
+            held.append_to(&mut stream);
+            arrow_data(kind, stream.into())?
+        }
         _ => return Err(format!("extension {code} is unknown to this host")),
     })
 }
@@ -381,6 +424,10 @@ mod tests {
             Value::Complex { re: 1.0, im: -2.0 },
             Value::NdArray(NdArray::from_slice(&[1, 2], &[1_u8, 2]).unwrap()),
             Value::Array(vec![]),
+            Value::Arrow(ArrowData {
+                kind: ArrowKind::Table,
+                stream: Bytes::from_static(b"a stream"),
+            }),
         ];
         for value in values.iter().chain([&Value::Array(values.to_vec())]) {
             let encoded = codec::encode(value).unwrap();
