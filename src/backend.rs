@@ -111,6 +111,7 @@ impl Backend {
     }
 
     /// Whether it is, or rests on, the exec backend.
+    #[cfg(feature = "config")]
     pub(crate) fn has_guardian(self) -> bool {
         self.below() == Self::Exec
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use snakepit_core::process::ContainmentLevel;
 
-use crate::{Backend, PoolBuilder, PythonEnv, builder::Python, python_env::PythonEnvBuilder};
+use crate::{PoolBuilder, PythonEnv, builder::Python, python_env::PythonEnvBuilder};
 
 /// Settings that are complete only together are kept apart from the builder until all have been read.
 #[derive(Debug)]
@@ -161,7 +161,7 @@ impl ExecDraft {
 
     fn apply(self, builder: PoolBuilder) -> PoolBuilder {
         let launcher = std::sync::Arc::new(snakepit_backend_exec::ExecLauncher::new(self.settings()));
-        if builder.backend.is_some_and(Backend::is_zygote) {
+        if builder.backend.is_some_and(crate::Backend::is_zygote) {
             builder.template_launcher(launcher)
         } else {
             builder.launcher(launcher)
