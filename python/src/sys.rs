@@ -87,7 +87,7 @@ impl Journal {
     /// # Errors
     /// When the file is too short or cannot be mapped.
     pub(crate) fn map(fd: &OwnedFd) -> io::Result<Self> {
-        // A host that asks for no beats may have none in its file: nobody reads what is behind the end of its only page.
+        // A host that asks for no beats may have none in its file: nobody reads what is behind its end, in its only page.
         if rustix::fs::fstat(fd)?.st_size < journal::BEATS as i64 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

@@ -169,6 +169,12 @@ impl OrphanReaper {
                 }
             }
         }
+        // One that is handed over between two reads of a pass shows in none of them.
+        for key @ (pid, start) in self.seen_below_others.drain() {
+            if !still_there.contains(&key) && start_of(pid) == Some(start) {
+                still_there.insert(key);
+            }
+        }
         self.seen_below_others = still_there;
     }
 }

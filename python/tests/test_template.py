@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -257,3 +258,36 @@ def test_many_forks_leave_no_zombie_and_no_descriptor(template: Callable[..., Te
     assert len(os.listdir(directory)) == before
     children = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text()
     assert children == ""
+
+
+def test_holes_of_the_heap_are_filled() -> None:
+    code = """
+import ctypes
+from snakepit import _native
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+Info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_int) for name in names.split()]})
+libc.mallinfo.restype = Info
+
+def holes():
+    info = libc.mallinfo()
+    return info.fordblks - info.keepcost
+
+pieces = [libc.malloc(size) for size in range(1100, 9000, 8)]
+for piece in pieces[::2]:
+    libc.free(ctypes.c_void_p(piece))
+before = holes()
+_native.fill_holes()
+print(before, holes())
+"""
+    # Of glibc, which is what it is for.
+    if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+        pytest.skip("another allocator than glibc's")
+    # Not here: the source package would be found, which has no native module.
+    cwd = tempfile.gettempdir()
+    said = subprocess.run([PYTHON, "-c", code], check=True, stdout=subprocess.PIPE, timeout=60, cwd=cwd)
+    before, after = map(int, said.stdout.split())
+    assert before > 1_000_000
+    assert after * 100 < before

@@ -47,7 +47,8 @@ impl ArrowData {
     /// The schema and all batches. Their columns share the memory of [`stream`](Self::stream).
     ///
     /// # Errors
-    /// When the stream is malformed, or ends early.
+    /// When the stream is malformed, or ends early. In a program that aborts where it panics (`panic = "abort"`) some malformed
+    /// streams end it, as their reader panics at them.
     pub fn batches(&self) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
         // The reader panics at some streams that no writer makes, and a worker can send anything.
         std::panic::catch_unwind(|| self.read()).unwrap_or_else(|_| {
