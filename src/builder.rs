@@ -64,6 +64,7 @@ pub struct PoolBuilder {
     pub(crate) launcher: Option<Arc<dyn Launcher>>,
     pub(crate) template_launcher: Option<Arc<dyn Launcher>>,
     pub(crate) preload: Vec<String>,
+    pub(crate) nested_namespaces: bool,
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
     #[cfg(feature = "registry")]
     pub(crate) registry: Option<snakepit_registry::Settings>,
@@ -104,6 +105,7 @@ impl PoolBuilder {
             launcher: None,
             template_launcher: None,
             preload: Vec::new(),
+            nested_namespaces: false,
             ledger: None,
             #[cfg(feature = "registry")]
             registry: Some(snakepit_registry::Settings::new()),
@@ -341,6 +343,16 @@ impl PoolBuilder {
     pub fn preload(mut self, module: impl Into<String>) -> Self {
         self.preload.push(module.into());
         self
+    }
+
+    /// Gives each worker of the [zygote backend](Backend::Zygote) a PID namespace of its own: the kernel ends whatever a worker has
+    /// started with it, and with this program, whichever backend starts the template. It takes root or user namespaces, and
+    /// some milliseconds more for each start. Default: workers share the template's. Any other backend refuses it.
+    pub fn nested_namespaces(self, nested: bool) -> Self {
+        Self {
+            nested_namespaces: nested,
+            ..self
+        }
     }
 
     /// The registry that records what the pool starts, so that the next start can end what is left should this program

@@ -7,7 +7,7 @@ use tokio::{process::Command, task::JoinSet, time::Instant};
 
 use crate::{
     common::{Result, options::Options, proc, record::Record},
-    sizes::start,
+    sizes::{shared, start},
 };
 
 /// Calls at a time.
@@ -42,7 +42,7 @@ pub(crate) async fn measure(options: &Options, record: &mut Record) -> Result<()
 
 /// One round: calls per second, bytes of memory for each that waits, and how many did.
 pub(crate) async fn once(python: &PythonEnv) -> Result<[f64; 3]> {
-    let (pool, _) = start(python, WORKERS).await?;
+    let (pool, _) = start(python, shared(WORKERS)).await?;
     let before = proc::rollup_kib(std::process::id(), "Rss")?;
     let mut calls = JoinSet::new();
     let began = Instant::now();

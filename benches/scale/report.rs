@@ -8,19 +8,19 @@ use crate::{
         target::{self, Goal, Target},
     },
     queue,
-    sizes::{SIZES, key},
+    sizes::{SHAPES, key, key_of},
 };
 
 /// How it was measured.
 pub(crate) const METHOD: &str = "\
 Pools of the zygote backend, `zygote+port`, whose template has imported NumPy before the clock starts. *Ready* is the time until every worker
-serves. *PSS* is the proportional set size of a worker that has served nothing. *A call* is `builtins:abs` by one caller, one after the other.
+serves. *PSS* is the proportional set size of a worker that has served nothing, and of the first process of its namespace, where it has one. *A call* is `builtins:abs` by one caller, one after the other.
 *Idle* is the CPU of the host, of one core, while nothing is called. *Queue*: 100,000 calls at once on 10 workers, by as many tasks.
 ";
 
 /// What this project has promised itself.
 pub(crate) fn targets(record: &Record) -> Vec<Target> {
-    let of = |size, what| record.spread(&key(size, what));
+    let of = |size, what| record.spread(&key_of(size, what));
     vec![
         Target::new(
             "100 workers with NumPy ready",
@@ -44,7 +44,7 @@ pub(crate) fn targets(record: &Record) -> Vec<Target> {
             "a call with 1,000 workers against 10",
             Goal::AtMost(1.2),
             "x",
-            record.ratio(&key(1000, "call_us"), &key(10, "call_us")),
+            record.ratio(&key_of(1000, "call_us"), &key_of(10, "call_us")),
         ),
         Target::new(
             "1,000 idle workers: host CPU, of one core",
@@ -66,10 +66,10 @@ pub(crate) fn tables(record: &Record) -> Vec<Table> {
         "shutdown ms",
     ];
     let mut sizes = Table::new("By size", &columns);
-    for size in SIZES {
-        let cell = |what| spread(record.spread(&key(size, what)));
+    for shape in SHAPES {
+        let cell = |what| spread(record.spread(&key(shape, what)));
         sizes.row([
-            size.to_string(),
+            shape.to_string(),
             cell("ready_ms"),
             cell("pss_mib"),
             cell("call_us"),

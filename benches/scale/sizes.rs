@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use snakepit::{
     Backend, Pool, PythonEnv, Value,
     backend_zygote::{ZygoteLauncher, ZygoteSettings},
+    core::process::Stat,
 };
 use tokio::time::{Instant, sleep};
 
@@ -16,21 +17,58 @@ use crate::common::{
     spread::Spread,
 };
 
-/// Workers of a pool.
-pub(crate) const SIZES: [usize; 3] = [10, 100, 1000];
+/// A pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Its workers.
+    pub(crate) workers: usize,
+    /// Whether each has a PID namespace of its own.
+    pub(crate) nested: bool,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { workers, nested } = self;
+        write!(f, "{workers}{}", if *nested { ", a namespace each" } else { "" })
+    }
+}
+
+/// Whose workers share a namespace.
+pub(crate) const fn shared(workers: usize) -> Shape {
+    let nested = false;
+    Shape { workers, nested }
+}
+
+/// The pools.
+pub(crate) const SHAPES: [Shape; 4] = [
+    shared(10),
+    shared(100),
+    Shape {
+        workers: 100,
+        nested: true,
+    },
+    shared(1000),
+];
 
 /// Whose memory is read: more would take longer than it tells.
 const LOOKED_AT: usize = 20;
 
-pub(crate) fn key(size: usize, what: &str) -> String {
-    format!("sizes/{size}/{what}")
+/// What is recorded of a pool.
+pub(crate) fn key(shape: Shape, what: &str) -> String {
+    format!("sizes/{shape}/{what}")
+}
+
+/// The same of one whose workers share a namespace.
+pub(crate) fn key_of(workers: usize, what: &str) -> String {
+    key(shared(workers), what)
 }
 
 /// A pool whose template has everything imported; and how long its workers took.
-pub(crate) async fn start(python: &PythonEnv, size: usize) -> Result<(Pool, Duration)> {
+pub(crate) async fn start(python: &PythonEnv, shape: Shape) -> Result<(Pool, Duration)> {
     let command = python.command(std::num::NonZeroUsize::MIN);
     let settings = ZygoteSettings::new(command.program, command.args)
         .with_env(command.env)
+        .with_nested_namespaces(shape.nested)
         .with_modules(["numpy"]);
     let launcher = Arc::new(ZygoteLauncher::new(Backend::Port.launcher()?, settings));
     launcher.warm().await?;
@@ -39,7 +77,7 @@ pub(crate) async fn start(python: &PythonEnv, size: usize) -> Result<(Pool, Dura
         .name("scale")
         .python(python.clone())
         .launcher(launcher)
-        .workers(size)
+        .workers(shape.workers)
         .metrics(false)
         .queue_limit(Some(200_000))
         .start()
@@ -49,36 +87,48 @@ pub(crate) async fn start(python: &PythonEnv, size: usize) -> Result<(Pool, Dura
 
 pub(crate) async fn measure(python: &PythonEnv, options: &Options, record: &mut Record) -> Result<()> {
     for round in 0..options.rounds {
-        let mut sizes = SIZES;
-        sizes.rotate_left(round % SIZES.len());
-        for size in sizes {
-            eprintln!("sizes: round {} of {}, {size} workers", round + 1, options.rounds);
-            once(python, size, options, record).await?;
+        let mut shapes = SHAPES;
+        shapes.rotate_left(round % SHAPES.len());
+        for shape in shapes {
+            eprintln!(
+                "sizes: round {} of {}, workers: {shape}",
+                round + 1,
+                options.rounds
+            );
+            once(python, shape, options, record).await?;
         }
     }
     Ok(())
 }
 
-async fn once(python: &PythonEnv, size: usize, options: &Options, record: &mut Record) -> Result<()> {
-    let (pool, ready) = start(python, size).await?;
-    record.push(key(size, "ready_ms"), ready.as_secs_f64() * 1e3);
+async fn once(python: &PythonEnv, shape: Shape, options: &Options, record: &mut Record) -> Result<()> {
+    let (pool, ready) = start(python, shape).await?;
+    record.push(key(shape, "ready_ms"), ready.as_secs_f64() * 1e3);
     let status = pool.status().await;
     let pids: Vec<u32> = status
         .workers
         .iter()
         .filter_map(|worker| worker.child.status.pid)
         .collect();
-    if pids.len() != size {
-        return Err(format!("{} of {size} workers are ready", pids.len()).into());
+    if pids.len() != shape.workers {
+        return Err(format!("{} of {} workers are ready", pids.len(), shape.workers).into());
     }
-    let step = (size / LOOKED_AT).max(1);
+    let step = (shape.workers / LOOKED_AT).max(1);
     let memory: Vec<f64> = pids
         .iter()
         .step_by(step)
-        .map(|pid| rollup_kib(*pid, "Pss"))
+        .map(|pid| {
+            let own = rollup_kib(*pid, "Pss")?;
+            // The first process of its namespace.
+            let first = match shape.nested {
+                true => rollup_kib(Stat::read(*pid)?.ppid, "Pss")?,
+                false => 0.0,
+            };
+            Ok(own + first)
+        })
         .collect::<Result<_>>()?;
     record.push(
-        key(size, "pss_mib"),
+        key(shape, "pss_mib"),
         memory.iter().sum::<f64>() / memory.len() as f64 / 1024.0,
     );
 
@@ -90,7 +140,7 @@ async fn once(python: &PythonEnv, size: usize, options: &Options, record: &mut R
         times.push(began.elapsed().as_secs_f64() * 1e6);
     }
     let p50 = Spread::of(&times).map_or(0.0, |spread| spread.median);
-    record.push(key(size, "call_us"), p50);
+    record.push(key(shape, "call_us"), p50);
 
     // The start's last work is not idleness.
     sleep(Duration::from_secs(1)).await;
@@ -99,11 +149,11 @@ async fn once(python: &PythonEnv, size: usize, options: &Options, record: &mut R
     sleep(window).await;
     let used = cpu_seconds("self")? - before;
     record.push(
-        key(size, "idle_percent"),
+        key(shape, "idle_percent"),
         used / began.elapsed().as_secs_f64() * 100.0,
     );
     let began = Instant::now();
     pool.shutdown().await;
-    record.push(key(size, "shutdown_ms"), began.elapsed().as_secs_f64() * 1e3);
+    record.push(key(shape, "shutdown_ms"), began.elapsed().as_secs_f64() * 1e3);
     Ok(())
 }

@@ -208,14 +208,27 @@ class Forks:
     def receive(self) -> Fork | None:
         """The next request; ``None`` when the host is gone."""
 
-    def hold(self, fork: Fork) -> None:
-        """Makes the calling process the one that was asked for, up to its gate, and tells so."""
+    def hold(self, fork: Fork, nested: bool) -> None:
+        """Makes the calling process the one that was asked for, up to its gate, and tells so.
+
+        ``nested`` is whether it has a PID namespace.
+        """
 
     def changes(self, fork: Fork) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
         """What the environment of the process has to lose and to get."""
 
     def close(self) -> None:
         """Lets go of the socket, in a process that serves calls."""
+
+class Nests:
+    """Makes processes in PID namespaces of their own. ``OSError`` where that is not possible."""
+
+    def __init__(self) -> None: ...
+    def fork(self, forks: Forks, fork: Fork) -> int | None:
+        """Forks: 0 in the process that was asked for, else the pid of the first process of its namespace.
+
+        ``None`` where there is none, and the host has been told why.
+        """
 
 def receive_setup(lifeline: int) -> tuple[list[bytes], list[int]] | None:
     """The one message that comes over a template's lifeline; ``None`` when the host is gone."""

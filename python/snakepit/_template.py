@@ -38,13 +38,13 @@ _OWN_MODULES = ("_runtime", "_logs", "_resolve", "_errors", "_values", "_context
 # gave it back.
 _KEPT: list[object] = []
 
-_VERSION = b"1"
+_VERSION = b"2"
 _LENGTH = Struct("=I")
 _REPLY = Struct("=BxHiQ")
 _LONGEST_TEXT = 16_000
 
 # The third is native: that a forked process is held.
-_READY, _UNFIT, _, _REFUSED, _EXITED = range(1, 6)
+_READY, _UNFIT, _, _REFUSED, _EXITED, _UNNESTED = range(1, 7)
 
 # Names and marks as in the proto crate's `env`.
 _WORKER_ID = "SNAKEPIT_WORKER_ID"
@@ -73,8 +73,15 @@ def main() -> list[str] | int:
         print("snakepit: the host and its worker package are of different versions", file=sys.stderr)
         return 2
     _die_with(lifeline)
+    nested = next(fields) == b"nested"
     safe, paths, modules = (_list(fields) for _ in range(3))
     template = _Template(socket.socket(fileno=descriptor), set(safe))
+    if nested:
+        try:
+            template.nests = _native.Nests()
+        except OSError as error:
+            template.tell(_UNNESTED, text=str(error.strerror))
+            return 0
     failure = _preload(paths, modules)
     if failure:
         template.tell(_UNFIT, text=failure)
@@ -148,6 +155,8 @@ class _Template:
         self._connection = connection
         self._connection.setblocking(True)
         self._safe = safe
+        self.nests: _native.Nests | None = None
+        # Which of them is for which request; of one in a namespace of its own, the namespace's first process.
         self._children: dict[int, int] = {}
         self._marks = _marks()
         self._woken, self._wakes = socket.socketpair()
@@ -199,14 +208,15 @@ class _Template:
                 self.tell(_REFUSED, fork.id, text=", ".join(threads))
                 return False
             try:
-                pid = os.fork()
+                pid = os.fork() if self.nests is None else self.nests.fork(self._forks, fork)
             except OSError as error:
                 self.tell(_REFUSED, fork.id, error.errno or errno.EAGAIN, "fork")
                 return False
             if pid == 0:
                 self._become(fork)
                 return True
-            self._children[pid] = fork.id
+            if pid is not None:
+                self._children[pid] = fork.id
             return False
         finally:
             fork.close()
@@ -237,7 +247,7 @@ class _Template:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._forks.hold(fork)
+            self._forks.hold(fork, self.nests is not None)
         except BaseException as error:
             code, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
             self.tell(_REFUSED, fork.id, code or errno.EINVAL, text or str(error))

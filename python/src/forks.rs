@@ -10,7 +10,7 @@ use std::{
     mem::MaybeUninit,
     ops::Range,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::fs::FileExt as _,
     },
     path::Path,
@@ -27,16 +27,21 @@ use rustix::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, recv, recvmsg, sendmsg,
     },
-    process::{PidfdFlags, chdir, getpid, pidfd_open, setpgid},
+    process::{Pid, PidfdFlags, chdir, getpid, pidfd_open, setpgid},
 };
 use snakepit_proto::env::WORKER_ID;
 
-use crate::sys;
+use crate::{
+    nest::{self, Side},
+    sys,
+};
 
 /// Standard input, output, error and the gate.
 const MOST_DESCRIPTORS: usize = 4;
-/// The reply that a process is there, and waits at its gate.
+/// The replies that a process is there, and waits at its gate; that there is none; and that it has ended.
 const HELD: u8 = 3;
+const REFUSED: u8 = 4;
+const EXITED: u8 = 5;
 /// A reply without its text.
 const REPLY: usize = 16;
 
@@ -234,9 +239,10 @@ impl Forks {
             .ok_or_else(|| PyValueError::new_err("a request that is none"))
     }
 
-    /// Makes the calling process the one that was asked for, up to its gate, and tells so.
-    fn hold(&self, fork: &Fork) -> PyResult<()> {
-        self.held(fork).map_err(|(step, error)| {
+    /// Makes the calling process the one that was asked for, up to its gate, and tells so. `nested` is whether it has a
+    /// namespace.
+    fn hold(&self, fork: &Fork, nested: bool) -> PyResult<()> {
+        self.held(fork, nested).map_err(|(step, error)| {
             let code = error.raw_os_error().unwrap_or(libc::EINVAL);
             PyOSError::new_err((code, format!("{step}: {error}")))
         })
@@ -279,7 +285,7 @@ impl Forks {
         self.connection.as_ref().map(OwnedFd::as_fd).ok_or(Errno::BADF)
     }
 
-    fn held(&self, fork: &Fork) -> Result<(), (&'static str, io::Error)> {
+    fn held(&self, fork: &Fork, nested: bool) -> Result<(), (&'static str, io::Error)> {
         let step = |name| move |error: Errno| (name, error.into());
         setpgid(None, None).map_err(step("make a process group"))?;
         for (number, descriptor) in (0..3).zip(&fork.descriptors) {
@@ -292,26 +298,117 @@ impl Forks {
         self.marks
             .write(fork)
             .map_err(|error| ("set the environment", error))?;
-        let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(step("open its pidfd"))?;
-        self.tell_held(fork.id, own.as_fd())
+        let own = open(getpid())?;
+        let first = if nested { Some(open(Pid::INIT)?) } else { None };
+        let handles: Vec<_> = [Some(&own), first.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
+        self.tell(HELD, fork.id, handles.len() as i32, "", &handles)
             .map_err(step("tell the host"))
     }
 
     /// In one piece, since the forked processes use the same connection.
-    fn tell_held(&self, id: u64, own: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    fn tell(
+        &self,
+        kind: u8,
+        id: u64,
+        value: i32,
+        text: &str,
+        handles: &[BorrowedFd<'_>],
+    ) -> rustix::io::Result<()> {
         let mut reply = [0; REPLY];
-        reply[0] = HELD;
+        reply[0] = kind;
+        reply[2..4].copy_from_slice(&(text.len() as u16).to_ne_bytes());
+        reply[4..8].copy_from_slice(&value.to_ne_bytes());
         reply[8..].copy_from_slice(&id.to_ne_bytes());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let own = [own];
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&own)) {
+        if !handles.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(handles)) {
             return Err(Errno::INVAL);
         }
-        let bytes = [IoSlice::new(&reply)];
+        let bytes = [IoSlice::new(&reply), IoSlice::new(text.as_bytes())];
         let connection = self.connection()?;
         rustix::io::retry_on_intr(|| sendmsg(connection, &bytes, &mut ancillary, SendFlags::NOSIGNAL))?;
         Ok(())
+    }
+}
+
+fn open(pid: Pid) -> Result<OwnedFd, (&'static str, io::Error)> {
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| ("open a pidfd", error.into()))
+}
+
+/// Makes processes in namespaces of their own.
+#[pyclass(module = "snakepit._native")]
+#[derive(Debug)]
+pub(crate) struct Nests {
+    /// `None` in a process that serves calls.
+    nests: Option<nest::Nests>,
+}
+
+#[pymethods]
+impl Nests {
+    /// Prepares the calling process, which has one thread, and tries one.
+    #[new]
+    fn new() -> PyResult<Self> {
+        let nests = nest::Nests::new().map_err(|(step, error)| {
+            let code = error.raw_os_error().unwrap_or(libc::EPERM);
+            PyOSError::new_err((code, format!("{step}: {error}")))
+        })?;
+        Ok(Self { nests: Some(nests) })
+    }
+
+    /// Forks: 0 in the process that was asked for; in the template the pid of the first process of its namespace, or `None` where
+    /// there is none, and the host has been told why.
+    fn fork(&mut self, py: Python<'_>, forks: &Forks, fork: &Fork) -> PyResult<Option<i32>> {
+        let nests = self.nests.as_ref().ok_or(Errno::BADF).map_err(io::Error::from)?;
+        let connection = forks.connection().map_err(io::Error::from)?;
+        let told = Told {
+            forks,
+            connection,
+            id: fork.id,
+        };
+        sys::before_fork(py);
+        match nests.fork(&told) {
+            Ok(Side::Worker) => {
+                sys::after_fork_in_child(py);
+                self.nests = None;
+                Ok(Some(0))
+            }
+            Ok(Side::Template(first)) => {
+                sys::after_fork_in_parent(py);
+                Ok(first.map(|first| first.as_raw_nonzero().get()))
+            }
+            Err(error) => {
+                sys::after_fork_in_parent(py);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// What becomes of one request.
+struct Told<'a> {
+    forks: &'a Forks,
+    connection: BorrowedFd<'a>,
+    id: u64,
+}
+
+impl nest::Told for Told<'_> {
+    fn refused(&self, step: &'static str, error: &io::Error) {
+        let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+        // An error means that the host is gone.
+        let _ = self.forks.tell(REFUSED, self.id, errno, step, &[]);
+    }
+
+    fn exited(&self, status: i32) {
+        // As above.
+        let _ = self.forks.tell(EXITED, self.id, status, "", &[]);
+    }
+
+    fn host(&self) -> BorrowedFd<'_> {
+        self.connection
     }
 }
 

@@ -30,6 +30,7 @@ mod lenient;
 mod listen;
 mod main_thread;
 mod native;
+mod nest;
 mod panic;
 mod place;
 mod router;
@@ -50,6 +51,7 @@ fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CANCEL_SIGNAL", sys::cancel_signal())?;
     module.add_function(wrap_pyfunction!(entry::serve, module)?)?;
     module.add_class::<forks::Forks>()?;
+    module.add_class::<forks::Nests>()?;
     module.add_function(wrap_pyfunction!(forks::receive_setup, module)?)?;
     module.add_function(wrap_pyfunction!(forks::fill_holes, module)?)?;
     native::register(module)?;

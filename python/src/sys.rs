@@ -11,6 +11,10 @@ use std::{
 };
 
 use pyo3::prelude::*;
+use rustix::{
+    process::Pid,
+    thread::{UnshareFlags, unshare_unsafe},
+};
 use snakepit_proto::preamble::journal;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -199,6 +203,66 @@ pub(crate) fn close_in_child(descriptors: &[i32]) {
         // SAFETY: a child of fork owns its copies; it never returns to the code that holds the owners.
         unsafe { libc::close(fd) };
     }
+}
+
+/// Forks as the C library does, with the handlers that libraries have for it: `None` in the child.
+///
+/// The caller has one thread, and whoever has Python in the child go on has its hooks run around it.
+///
+/// # Errors
+/// What fork(2) answers.
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: with one thread, no lock is held by a thread that the child has not.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(Pid::from_raw(child)),
+    }
+}
+
+/// Has Python prepare for a [`fork`].
+pub(crate) fn before_fork(_attached: Python<'_>) {
+    // SAFETY: the caller is attached to the interpreter.
+    unsafe { pyo3::ffi::PyOS_BeforeFork() };
+}
+
+/// Has Python go on after a [`fork`] that it was prepared for.
+pub(crate) fn after_fork_in_parent(_attached: Python<'_>) {
+    // SAFETY: the caller is attached to the interpreter.
+    unsafe { pyo3::ffi::PyOS_AfterFork_Parent() };
+}
+
+/// Has Python go on in a forked process.
+pub(crate) fn after_fork_in_child(_attached: Python<'_>) {
+    // SAFETY: the caller is attached to the interpreter, and the one thread that there is.
+    unsafe { pyo3::ffi::PyOS_AfterFork_Child() };
+}
+
+/// unshare(2).
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    debug_assert!(!namespaces.contains(UnshareFlags::FILES), "these are namespaces");
+    // SAFETY: no table of descriptors is taken apart.
+    unsafe { unshare_unsafe(namespaces) }?;
+    Ok(())
+}
+
+/// Blocks all signals, and is readable when a child has ended.
+///
+/// # Errors
+/// What signalfd(2) answers.
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
+    block_all_signals();
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for writes.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: `sigemptyset` above initialised the set.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) };
+    // SAFETY: the set is initialised, and no descriptor is given that would be changed.
+    let fd = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just made, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Ends the process at once: no destructors, no exit handlers, no wait for other threads.

@@ -8,6 +8,8 @@ use std::{collections::HashSet, fs, time::Duration};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use tokio::time::Instant;
 
+use crate::nest;
+
 /// How long ending the tree may take before the worker leaves regardless.
 const END_LIMIT: Duration = Duration::from_millis(80);
 
@@ -104,11 +106,13 @@ fn kill(below: Below, own: i32) -> bool {
 /// The name of the process that the exec backend puts between its guardian and a worker.
 const KEEPER: &str = "snakepit-keeper";
 
-/// Whether a keeper looks after this process: it ends everything below itself when the host is gone, and more surely
-/// than we could. A hundred workers that all look for their descendants first only keep it from doing so.
+/// Whether another process looks after this one, a keeper or the first process of its namespace: that ends everything
+/// below itself when the host is gone, and more surely than we could. A hundred workers that all look for their descendants first
+/// only keep it from doing so.
 pub(crate) fn is_kept() -> bool {
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|name| name.trim_end() == KEEPER)
+    fs::read_to_string(format!("/proc/{parent}/comm"))
+        .is_ok_and(|name| [KEEPER.as_bytes(), nest::FIRST.to_bytes()].contains(&name.trim_end().as_bytes()))
 }
 
 /// Kills every descendant, again and again until two passes in a row find nothing alive, or the time is over.

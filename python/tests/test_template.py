@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -16,13 +17,19 @@ import pytest
 from host import FIXTURES, PYTHON, alive, eventually
 
 HEAD = struct.Struct("=BxHiQ")
-READY, UNFIT, HELD, REFUSED, EXITED = range(1, 6)
+READY, UNFIT, HELD, REFUSED, EXITED, UNNESTED = range(1, 7)
 
 
 class Template:
     """One template, its lifeline and the socket for everything else."""
 
-    def __init__(self, modules: tuple[str, ...] = (), safe: tuple[str, ...] = (), version: str = "1") -> None:
+    def __init__(
+        self,
+        modules: tuple[str, ...] = (),
+        safe: tuple[str, ...] = (),
+        version: str = "2",
+        nested: bool = False,
+    ) -> None:
         self.lifeline, theirs = socket.socketpair()
         environment = {
             **os.environ,
@@ -44,7 +51,8 @@ class Template:
         self.socket.settimeout(30)
         self.workers: list[int] = []
         lists = [list(safe), [str(FIXTURES)], list(modules)]
-        fields = [version, *(text for each in lists for text in (str(len(each)), *each))]
+        isolation = "nested" if nested else "shared"
+        fields = [version, isolation, *(text for each in lists for text in (str(len(each)), *each))]
         body = "\0".join(fields).encode()
         socket.send_fds(self.lifeline, [struct.pack("=I", len(body)) + body], [theirs.fileno()])
         theirs.close()
@@ -291,3 +299,87 @@ print(before, holes())
     before, after = map(int, said.stdout.split())
     assert before > 1_000_000
     assert after * 100 < before
+
+
+def ended(pidfd: int) -> bool:
+    """Whether a process has ended: its pidfd is readable then."""
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+@pytest.fixture
+def nested(template: Callable[..., Template]) -> Template:
+    """A template whose processes have namespaces, where that is possible."""
+    started = template(nested=True)
+    kind, _, _, text, _ = started.reply()
+    if kind == UNNESTED:
+        pytest.skip(f"NOT TESTED: {text}")
+    assert kind == READY
+    return started
+
+
+def test_a_nested_process_is_the_second_of_its_namespace_and_its_exit_is_told_exactly(
+    nested: Template,
+) -> None:
+    _, output, gate = nested.fork(1, "/bin/sh", "-c", "echo $$ $PPID /proc/[0-9]*; kill -9 $$")
+    kind, fork, count, _, (pidfd, first) = nested.reply()
+    assert (kind, fork, count) == (HELD, 1, 2)
+    pid = pid_of(pidfd)
+    assert os.getpgid(pid) == pid
+    assert os.getpgid(pid_of(first)) == pid_of(first)
+    gate.send(b"x")
+    assert nested.reply()[:3] == (EXITED, 1, 9)
+    assert output.recv(100).decode().split() == ["2", "1", "/proc/1", "/proc/2"]
+    eventually(lambda: ended(first))
+
+
+def test_what_a_nested_process_leaves_stays_until_its_namespace_is_ended(nested: Template) -> None:
+    _, output, gate = nested.fork(1, "/bin/sh", "-c", "env -i setsid sleep 60 & exit 3")
+    pidfd, first = nested.reply()[4]
+    gate.send(b"x")
+    kind, _, status, _, _ = nested.reply()
+    assert (kind, os.waitstatus_to_exitcode(status)) == (EXITED, 3)
+    assert ended(pidfd)
+    assert not ended(first)
+    # It holds the output, which is how we know that it is there, and when not.
+    output.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        output.recv(1)
+    signal.pidfd_send_signal(first, signal.SIGKILL)
+    output.settimeout(30)
+    assert output.recv(1) == b""
+
+
+def test_a_namespace_ends_with_its_host_and_not_with_its_template(nested: Template) -> None:
+    _, output, gate = nested.fork(1, "/bin/sh", "-c", "trap '' TERM HUP INT; echo ready; sleep 60; sleep 60")
+    _, first = nested.reply()[4]
+    gate.send(b"x")
+    assert output.recv(100) == b"ready\n"
+    nested.process.kill()
+    nested.process.wait(10)
+    output.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        output.recv(1)
+    assert not ended(first)
+    nested.socket.shutdown(socket.SHUT_RDWR)
+    output.settimeout(30)
+    assert output.recv(1) == b""
+    eventually(lambda: ended(first))
+
+
+def test_many_nested_processes_leave_no_zombie_and_no_descriptor(nested: Template) -> None:
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{nested.process.pid}/fd"))
+
+    before = descriptors()
+    for number in range(30):
+        channel, output, gate = nested.fork(number, "/bin/true")
+        assert nested.reply()[:2] == (HELD, number)
+        gate.send(b"x")
+        assert nested.reply()[:3] == (EXITED, number, 0)
+        # Once by the first process of the namespace, and once by the template, which reaps that.
+        assert nested.reply()[:3] == (EXITED, number, 0)
+        for each in (channel, output, gate):
+            each.close()
+    assert descriptors() == before
+    children = Path(f"/proc/{nested.process.pid}/task/{nested.process.pid}/children")
+    assert children.read_text() == ""

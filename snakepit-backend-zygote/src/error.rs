@@ -20,6 +20,12 @@ pub enum TemplateError {
     /// A module could not be imported.
     #[error("the template cannot import what it is to have: {0}")]
     Import(String),
+    /// Workers cannot have PID namespaces of their own.
+    #[error(
+        "workers cannot have PID namespaces of their own, which takes root or user namespaces ({0}): let them share those of \
+         the template"
+    )]
+    Unnested(String),
     /// Its process ended while it was importing.
     #[error("the template {outcome} before it had imported everything; it said: {stderr_tail}")]
     Exited {
@@ -57,7 +63,10 @@ pub enum TemplateError {
 pub(crate) fn launch_error(error: Arc<TemplateError>) -> LaunchError {
     let passing = match &*error {
         TemplateError::Launch(error) => !error.is_definite(),
-        TemplateError::Import(_) | TemplateError::Threads { .. } | TemplateError::Unspeakable(_) => false,
+        TemplateError::Import(_)
+        | TemplateError::Unnested(_)
+        | TemplateError::Threads { .. }
+        | TemplateError::Unspeakable(_) => false,
         TemplateError::Ledger(_)
         | TemplateError::Exited { .. }
         | TemplateError::Deadline { .. }

@@ -22,6 +22,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     ZygoteSettings,
     error::{NAME, TemplateError, launch_error},
+    nest::Nest,
     process::{ForkedProcess, Gate},
     template::{self, Forked, Means, Template},
     wire::Fork,
@@ -268,11 +269,15 @@ impl Launcher for ZygoteLauncher {
             args,
             env,
         };
-        let Forked { pidfd, exited } = template.fork(&fork, fds).await?;
+        let Forked { pidfd, first, exited } = template.fork(&fork, fds).await?;
         let pidfd = Arc::new(pidfd);
         let outcome = template::outcome(Arc::clone(&pidfd), exited);
         let process = ChildProcess::reaped_by_another(spec, pidfd, io, outcome)?;
-        Ok(Arc::new(ForkedProcess::new(process, gate, template)))
+        let nest = first
+            .map(Nest::new)
+            .transpose()
+            .map_err(os("look at the first process of its namespace"))?;
+        Ok(Arc::new(ForkedProcess::new(process, nest, gate, template)))
     }
 }
 

@@ -15,7 +15,7 @@ use snakepit_core::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::template::Template;
+use crate::{nest::Nest, template::Template};
 
 /// The gate of a process that is to execute a program.
 #[derive(Debug)]
@@ -82,16 +82,27 @@ fn open(mut socket: UnixStream) -> io::Result<Option<i32>> {
 #[derive(Debug)]
 pub(crate) struct ForkedProcess {
     process: ChildProcess,
+    nest: Option<Nest>,
     containment: Containment,
     gate: Option<Gate>,
     template: Mutex<Option<Arc<Template>>>,
 }
 
 impl ForkedProcess {
-    pub(crate) fn new(process: ChildProcess, gate: Option<Gate>, template: Arc<Template>) -> Self {
+    pub(crate) fn new(
+        process: ChildProcess,
+        nest: Option<Nest>,
+        gate: Option<Gate>,
+        template: Arc<Template>,
+    ) -> Self {
+        let containment = template.containment();
         Self {
             process,
-            containment: template.containment(),
+            containment: match &nest {
+                Some(nest) => nest.within(containment),
+                None => containment,
+            },
+            nest,
             gate,
             template: Mutex::new(Some(template)),
         }
@@ -134,6 +145,10 @@ impl LaunchedProcess for ForkedProcess {
 
     async fn end(&self, grace: Duration) -> EndReport {
         let report = self.process.end(grace).await;
+        let report = match &self.nest {
+            Some(nest) => nest.end(report).await,
+            None => report,
+        };
         // What is left, if anything is, is found by its environment; the template is not needed for it.
         let template = self
             .template

@@ -34,6 +34,7 @@ pub struct ZygoteSettings {
     pub(crate) modules: Vec<String>,
     pub(crate) safe_threads: Vec<String>,
     pub(crate) limits: LaunchLimits,
+    pub(crate) nested: bool,
     pub(crate) start_deadline: Duration,
     pub(crate) fork_deadline: Duration,
 }
@@ -57,6 +58,7 @@ impl ZygoteSettings {
             modules: Vec::new(),
             safe_threads: SAFE_THREADS.map(str::to_owned).to_vec(),
             limits: LaunchLimits::default(),
+            nested: false,
             start_deadline: Self::START_DEADLINE,
             fork_deadline: Self::FORK_DEADLINE,
         }
@@ -121,6 +123,19 @@ impl ZygoteSettings {
     #[must_use]
     pub fn with_limits(self, limits: LaunchLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Gives each worker a PID namespace of its own, pid_namespaces(7), whatever launcher starts the template. The kernel ends all
+    /// that is in it with the worker, and with the host: also what has left its group, its session and its environment, and
+    /// programs that watch for nothing. A start takes some milliseconds instead of one or two, and each worker has a
+    /// small process above it.
+    ///
+    /// It takes root, or user namespaces (user_namespaces(7)): a template without root's rights goes into one of its own, in which
+    /// its workers have their user and group, and no other. Where neither is to be had the template is refused. Default: workers
+    /// share the template's namespaces.
+    #[must_use]
+    pub fn with_nested_namespaces(self, nested: bool) -> Self {
+        Self { nested, ..self }
     }
 
     /// How long the template may take to import everything. Default [`START_DEADLINE`](Self::START_DEADLINE).

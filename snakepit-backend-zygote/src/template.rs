@@ -60,11 +60,15 @@ pub(crate) struct Template {
 #[derive(Debug)]
 pub(crate) struct Forked {
     pub(crate) pidfd: Pidfd,
+    /// The first process of its PID namespace, if it has one.
+    pub(crate) first: Option<Pidfd>,
     /// How it ended, as the template tells it.
     pub(crate) exited: oneshot::Receiver<i32>,
 }
 
-type Answer = oneshot::Sender<Result<OwnedFd, ForkError>>;
+/// The handles of a process, and of the first one of its PID namespace.
+type Handles = (OwnedFd, Option<OwnedFd>);
+type Answer = oneshot::Sender<Result<Handles, ForkError>>;
 
 /// Who waits for what the template says.
 #[derive(Debug, Default)]
@@ -93,14 +97,14 @@ impl Desk {
         self.exits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, id: u64, answer: Result<OwnedFd, ForkError>) {
+    fn answer(&self, id: u64, answer: Result<Handles, ForkError>) {
         let waiting = self.waiting().remove(&id);
         let unwanted = match waiting {
             Some(waiting) => waiting.send(answer).err(),
             None => Some(answer),
         };
         // Whoever asked for it has gone: it waits at its gate, which closes with the channel as well.
-        if let Some(Ok(pidfd)) = unwanted
+        if let Some(Ok((pidfd, _))) = unwanted
             && let Ok(pidfd) = Pidfd::from_fd(pidfd)
         {
             // An error means that it has ended, which is the aim.
@@ -110,7 +114,7 @@ impl Desk {
 
     fn handle(&self, reply: Reply) {
         match reply {
-            Reply::Held { id, pidfd } => self.answer(id, Ok(pidfd)),
+            Reply::Held { id, pidfd, first } => self.answer(id, Ok((pidfd, first))),
             Reply::Refused { id, errno: 0, text } => self.answer(id, Err(ForkError::Threads(text))),
             Reply::Refused { id, errno, text } => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -128,20 +132,25 @@ impl Desk {
                     let _ = exit.send(status);
                 }
             }
-            Reply::Ready | Reply::Unfit(_) => {
+            Reply::Ready | Reply::Unfit(_) | Reply::Unnested(_) => {
                 tracing::debug!("the template says twice that it is ready");
             }
         }
     }
 
     /// The template forks nothing more.
-    fn close(&self) {
+    fn refuse(&self) {
         self.gone.store(true, Ordering::Release);
         let waiting: Vec<_> = self.waiting().drain().collect();
         for (_, answer) in waiting {
             // An error means that nobody waits.
             let _ = answer.send(Err(ForkError::Gone));
         }
+    }
+
+    /// Nobody tells anything more.
+    fn close(&self) {
+        self.refuse();
         self.exits().clear();
     }
 }
@@ -192,10 +201,11 @@ impl Template {
             Ok(Ok(Err(ForkError::Gone)))
         };
         let error = match answer {
-            Ok(Ok(Ok(pidfd))) => {
+            Ok(Ok(Ok((pidfd, first)))) => {
                 let pidfd = Pidfd::from_fd(pidfd).map_err(os)?;
+                let first = first.map(Pidfd::from_fd).transpose().map_err(os)?;
                 std::mem::forget(forgotten);
-                return Ok(Forked { pidfd, exited });
+                return Ok(Forked { pidfd, first, exited });
             }
             Ok(Ok(Err(ForkError::Threads(threads)))) => {
                 return Err(launch_error(Arc::new(TemplateError::Threads { threads })));
@@ -219,7 +229,7 @@ impl Template {
             pid = self.process.identity().pid,
             "the template does not answer: killing it"
         );
-        self.desk.close();
+        self.desk.refuse();
         if let Err(error) = self.process.signal(Signal::KILL.as_raw()) {
             tracing::warn!(%error, "cannot kill the template");
         }

@@ -8,7 +8,7 @@
 //!
 //! | message | fields | descriptors |
 //! |---|---|---|
-//! | begin, on the lifeline | version, list of names of threads that do no harm, list of directories for `sys.path`, list of modules to import | the socket for the others |
+//! | begin, on the lifeline | version, `shared` or `nested`, list of names of threads that do no harm, list of directories for `sys.path`, list of modules to import | the socket for the others |
 //! | fork | id, directory or nothing, program or nothing, list of arguments, list of `NAME=VALUE` | standard input, output and error; the gate, if there is a program |
 //!
 //! A fork without a program is a worker of our runtime, whose gate is the preamble on its channel. With one, it is held until
@@ -37,7 +37,7 @@ use rustix::{
 };
 
 /// Of host and worker package; they come from one build.
-const VERSION: &[u8] = b"1";
+const VERSION: &[u8] = b"2";
 /// A reply without its text.
 const REPLY: usize = 16;
 /// Standard input, output, error and the gate.
@@ -76,12 +76,14 @@ impl Fields {
 
 /// The first message.
 pub(crate) fn begin(
+    nested: bool,
     safe_threads: &[String],
     paths: &[impl AsRef<Path>],
     modules: &[String],
 ) -> io::Result<Vec<u8>> {
     let mut fields = Fields::default();
     fields.push(VERSION);
+    fields.push(if nested { b"nested" } else { b"shared" });
     fields.list(safe_threads.iter().map(String::as_bytes));
     fields.list(paths.iter().map(|path| path.as_ref().as_os_str().as_bytes()));
     fields.list(modules.iter().map(String::as_bytes));
@@ -136,8 +138,14 @@ pub(crate) enum Reply {
     Ready,
     /// A module could not be imported; why.
     Unfit(String),
-    /// A process is there, and waits at its gate.
-    Held { id: u64, pidfd: OwnedFd },
+    /// Workers cannot have PID namespaces; why.
+    Unnested(String),
+    /// A process is there, and waits at its gate; with the first process of its PID namespace, if it has one.
+    Held {
+        id: u64,
+        pidfd: OwnedFd,
+        first: Option<OwnedFd>,
+    },
     /// There is no process: by an errno, or because these threads run.
     Refused { id: u64, errno: i32, text: String },
     /// A process was reaped, with this wait status.
@@ -213,12 +221,13 @@ impl Replies {
         Ok(Some(match kind {
             1 => Reply::Ready,
             2 => Reply::Unfit(text),
-            3 if self.fds.is_empty() => {
+            3 if self.fds.len() < usize::try_from(value).unwrap_or(0).max(1) => {
                 return Err(io::Error::other("no descriptor was left for a pidfd"));
             }
             3 => Reply::Held {
                 id,
                 pidfd: self.fds.remove(0),
+                first: (value > 1).then(|| self.fds.remove(0)),
             },
             4 => Reply::Refused {
                 id,
@@ -226,6 +235,7 @@ impl Replies {
                 text,
             },
             5 => Reply::Exited { id, status: value },
+            6 => Reply::Unnested(text),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }))
     }
@@ -239,10 +249,10 @@ mod tests {
 
     #[test]
     fn messages_are_fields_with_nuls_between_them() {
-        let begin = begin(&[], &["/a", "/b"], &["numpy".to_owned()]).unwrap();
+        let begin = begin(true, &[], &["/a", "/b"], &["numpy".to_owned()]).unwrap();
         let (length, body) = begin.split_first_chunk().unwrap();
         assert_eq!(u32::from_ne_bytes(*length) as usize, body.len());
-        assert_eq!(body, b"1\x000\x002\0/a\0/b\x001\0numpy");
+        assert_eq!(body, b"2\0nested\x000\x002\0/a\0/b\x001\0numpy");
 
         let fork = Fork {
             cwd: None,
@@ -293,7 +303,9 @@ mod tests {
         assert_eq!(told, expected);
 
         for id in [1, 2] {
-            send(&theirs, &reply(3, b"", 0, id), &[theirs.as_fd()]).unwrap();
+            let fds = [theirs.as_fd(), theirs.as_fd()];
+            let handles = id as usize;
+            send(&theirs, &reply(3, b"", handles as i32, id), &fds[..handles]).unwrap();
         }
         for expected in [1, 2] {
             let reply = loop {
@@ -303,7 +315,7 @@ mod tests {
                 }
             };
             assert!(
-                matches!(reply, Reply::Held { id, .. } if id == expected),
+                matches!(&reply, Reply::Held { id, first, .. } if *id == expected && first.is_some() == (expected == 2)),
                 "{reply:?}"
             );
         }
@@ -314,10 +326,15 @@ mod tests {
 
     #[test]
     fn nonsense_and_a_lost_descriptor_are_errors() {
-        for (kind, expected) in [(9, io::ErrorKind::InvalidData), (3, io::ErrorKind::Other)] {
+        for (kind, fds, expected) in [
+            (9, 0, io::ErrorKind::InvalidData),
+            (3, 0, io::ErrorKind::Other),
+            (3, 1, io::ErrorKind::Other),
+        ] {
+            let null = || std::fs::File::open("/dev/null").unwrap().into();
             let mut replies = Replies {
-                bytes: reply(kind, b"", 0, 1),
-                fds: Vec::new(),
+                bytes: reply(kind, b"", 2, 1),
+                fds: (0..fds).map(|_| null()).collect(),
             };
             assert_eq!(replies.next().unwrap_err().kind(), expected);
         }

@@ -39,6 +39,7 @@ impl PoolBuilder {
         }
         let settings = [
             ("preload", !self.preload.is_empty()),
+            ("nested_namespaces", self.nested_namespaces),
             ("template_launcher", self.template_launcher.is_some()),
         ];
         for (name, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
@@ -61,6 +62,7 @@ impl PoolBuilder {
             .with_paths(spec.paths.iter().cloned())
             .with_modules(modules)
             .with_limits(spec.limits.clone())
+            .with_nested_namespaces(self.nested_namespaces)
             // Whoever grants a worker more for its imports grants it to what makes them.
             .with_start_deadline(self.start_deadline.max(ZygoteSettings::START_DEADLINE));
         let settings = match &spec.cwd {

@@ -245,6 +245,9 @@ pub(crate) struct BackendArgs {
     #[cfg(feature = "backend-exec")]
     #[arg(long, value_name = "LEVEL", value_parser = containment)]
     containment: Option<Containment>,
+    /// Give each worker of the zygote backend a PID namespace of its own: the kernel ends all that it has started with it.
+    #[arg(long)]
+    nested_namespaces: bool,
 }
 
 /// A containment level of the exec backend.
@@ -261,6 +264,11 @@ impl BackendArgs {
     /// # Errors
     /// When its options contradict each other.
     pub(crate) fn apply(&self, builder: PoolBuilder) -> Result<PoolBuilder, Failure> {
+        let builder = if self.nested_namespaces {
+            builder.nested_namespaces(true)
+        } else {
+            builder
+        };
         #[cfg(feature = "backend-exec")]
         if let Some(Containment { level, shared }) = self.containment {
             let is_zygote = match self.backend {

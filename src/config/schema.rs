@@ -119,6 +119,7 @@ pub(super) fn all() -> Vec<Entry> {
         entry("concurrency", Plain, |d| &mut d.builder.concurrency),
         entry("adapters", Added, |d| &mut d.builder.adapters),
         entry("preload", Added, |d| &mut d.builder.preload),
+        entry("nested_namespaces", Plain, |d| &mut d.builder.nested_namespaces),
         entry("paths", Added, |d| &mut d.builder.paths),
         entry("python", Interpreter, |d| &mut d.python.interpreter).default("the first that serves"),
         entry("packages", Plain, |d| &mut d.python.packages),

@@ -91,6 +91,8 @@ fn every_kind_of_value_arrives_where_it_belongs() {
     let sets = ["0-1", "2"].map(|set| set.parse().unwrap()).to_vec();
     assert_eq!(builder.environment.affinity, Affinity::Cores(sets));
     assert_eq!((builder.log_level, builder.metrics), (30, false));
+    assert!(!builder.nested_namespaces);
+    assert!(pool("backend = 'zygote'\nnested_namespaces = true").nested_namespaces);
     let settings = &builder.pool;
     assert_eq!(
         (settings.queue_limit, settings.overflow),

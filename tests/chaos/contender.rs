@@ -26,11 +26,12 @@ use snakepit_registry::{Policy, Settings};
 
 use crate::{common::fixtures, orders::Orders, round};
 
-/// The backends and their levels, weakest first. `shared` is one namespace for all workers of a run.
+/// The backends and their levels, weakest first. `shared` is one namespace for all workers of a run, `nested` one for each worker
+/// that is forked.
 const BACKENDS: &[(&str, &[&str])] = &[
     ("port", &["none"]),
     ("exec", &["subreaper", "cgroup", "namespace", "shared"]),
-    ("zygote+port", &["none"]),
+    ("zygote+port", &["none", "nested"]),
     ("zygote+exec", &["namespace"]),
 ];
 
@@ -242,9 +243,19 @@ impl Contender {
         self.backend.starts_with("zygote")
     }
 
-    /// Whether a worker's own end is proved to be that of all it has started, by a keeper that has nobody else below it.
+    /// Whether a worker's own end is proved to be that of all it has started, by a keeper that has nobody else below it, or
+    /// by a namespace that has nobody else in it.
     pub(crate) fn has_keepers(&self) -> bool {
-        self.has_guardian() && !self.has_template()
+        self.is_nested() || self.has_guardian() && !self.has_template()
+    }
+
+    /// Whether somebody besides workers and host sees to it that nothing outlives the host.
+    pub(crate) fn has_trees_held(&self) -> bool {
+        self.is_nested() || self.has_guardian()
+    }
+
+    fn is_nested(&self) -> bool {
+        self.level == "nested"
     }
 
     /// Whether there are machines without it, for want of namespaces or cgroups.
@@ -266,7 +277,8 @@ impl Contender {
         let command = PythonEnv::builder().build().unwrap().command(NonZeroUsize::MIN);
         let settings = ZygoteSettings::new(command.program, command.args)
             .with_env(command.env)
-            .with_paths([fixtures()]);
+            .with_paths([fixtures()])
+            .with_nested_namespaces(self.is_nested());
         Arc::new(ZygoteLauncher::new(launcher, settings).with_ledger(ledger))
     }
 
@@ -294,14 +306,14 @@ impl Contender {
     pub(crate) fn promise(&self, phase: Phase) -> Promise {
         match phase {
             // The worker was killed, and its host before it could look for what the worker had started.
-            Phase::Recycle if !self.has_guardian() => Promise::WhatDeadWorkersStarted,
+            Phase::Recycle if !self.has_trees_held() => Promise::WhatDeadWorkersStarted,
             _ => Promise::Nothing,
         }
     }
 
     /// What is left at most of a program that is not our runtime when its host dies.
     pub(crate) fn promise_for_foreign_programs(&self) -> Promise {
-        if self.has_guardian() {
+        if self.has_trees_held() {
             Promise::Nothing
         } else {
             Promise::Anything

@@ -95,7 +95,7 @@ fn a_host_does_not_notice_its_neighbours_death_nor_the_cleanup_after_it() {
         let mut bystander = Bystander::start(&orders);
         let mut dead = died_with_its_workers(&orders);
         bystander.has_not_noticed();
-        if contender.has_guardian() {
+        if contender.has_trees_held() {
             dead.must_end(Instant::now(), &contender.to_string());
         } else {
             // The host itself may take a moment.

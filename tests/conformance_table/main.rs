@@ -31,11 +31,13 @@ fn candidates() -> Vec<Candidate> {
         exec("exec, cgroup", ContainmentLevel::Cgroup, false),
         exec("exec, shared namespace", ContainmentLevel::Namespace, true),
         exec("exec, namespace", ContainmentLevel::Namespace, false),
-        forked(
-            "zygote+port, our Python runtime",
-            || Arc::new(PortLauncher::new()),
-        ),
-        forked("zygote+exec, namespace, our Python runtime", || {
+        forked("zygote+port, our Python runtime", false, || {
+            Arc::new(PortLauncher::new())
+        }),
+        forked("zygote+port, nested namespaces, our Python runtime", true, || {
+            Arc::new(PortLauncher::new())
+        }),
+        forked("zygote+exec, namespace, our Python runtime", false, || {
             let settings = ExecSettings::default().with_containment(ContainmentLevel::Namespace);
             Arc::new(ExecLauncher::new(settings))
         }),
@@ -43,12 +45,18 @@ fn candidates() -> Vec<Candidate> {
 }
 
 /// Workers forked from a template that this launcher starts.
-fn forked(name: &str, below: impl Fn() -> Arc<dyn Launcher> + Send + Sync + 'static) -> Candidate {
+fn forked(
+    name: &str,
+    nested: bool,
+    below: impl Fn() -> Arc<dyn Launcher> + Send + Sync + 'static,
+) -> Candidate {
     let candidate = Candidate::new(name, move || {
         let below = below();
         async move {
             let command = PythonEnv::builder().build()?.command(NonZeroUsize::MIN);
-            let settings = ZygoteSettings::new(command.program, command.args).with_env(command.env);
+            let settings = ZygoteSettings::new(command.program, command.args)
+                .with_env(command.env)
+                .with_nested_namespaces(nested);
             let launcher = ZygoteLauncher::new(below, settings);
             launcher.warm().await?;
             Ok(Arc::new(launcher) as Arc<dyn Launcher>)

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -131,6 +132,7 @@ async fn warm_up(
     match reply {
         Some(Reply::Ready) => Ok((link, lifeline)),
         Some(Reply::Unfit(why)) => Err(TemplateError::Import(why)),
+        Some(Reply::Unnested(why)) => Err(TemplateError::Unnested(why)),
         Some(other) => {
             let error = io::Error::other(format!("an unexpected answer: {other:?}"));
             Err(TemplateError::Socket(error))
@@ -145,7 +147,12 @@ async fn warm_up(
 /// Opens the template's gate: tells it what to import.
 async fn begin(settings: &ZygoteSettings, lifeline: UnixStream) -> io::Result<(Link, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let message = wire::begin(&settings.safe_threads, &settings.paths, &settings.modules)?;
+    let message = wire::begin(
+        settings.nested,
+        &settings.safe_threads,
+        &settings.paths,
+        &settings.modules,
+    )?;
     // A fresh socket takes a message of this size whole; one with thousands of paths waits for its reader.
     let sent = tokio::task::spawn_blocking(move || {
         lifeline.set_nonblocking(false)?;
@@ -181,13 +188,19 @@ fn look_after(
     let means = means.clone();
     tokio::spawn(async move {
         let serving = async {
+            let mut served = pin!(link.serve(&desk, queue));
             tokio::select! {
-                () = link.serve(&desk, queue) => {}
-                outcome = process.exited() => tracing::warn!(
-                    pid = process.identity().pid,
-                    %outcome,
-                    "the template has ended; what it has forked goes on"
-                ),
+                () = &mut served => {}
+                outcome = process.exited() => {
+                    tracing::warn!(
+                        pid = process.identity().pid,
+                        %outcome,
+                        "the template has ended; what it has forked goes on"
+                    );
+                    desk.refuse();
+                    // First processes of namespaces have the socket as well, tell how their workers end, and take its end for ours.
+                    served.await;
+                }
             }
             desk.close();
             // Its end is that of whatever is left of its tree: not before the last process that it has forked.
