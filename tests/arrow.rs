@@ -84,18 +84,13 @@ async fn tables_keep_their_chunks() {
 async fn what_is_no_stream_is_an_error_of_the_call_alone() {
     let Some(pool) = pool().await else { return };
     for len in [0, 5, 70_000] {
-        let nonsense = ArrowData {
-            kind: ArrowKind::Table,
-            stream: vec![7; len].into(),
-        };
+        let nonsense = ArrowData::new(ArrowKind::Table, vec![7; len]);
         let error = pool.call::<_, Value>("back", (&nonsense,)).await.unwrap_err();
         let text = error_chain(&error);
         assert!(text.contains("no stream"), "{text}");
     }
-    let two = ArrowData {
-        kind: ArrowKind::Batch,
-        ..ArrowData::table(&batch(2).schema(), [&batch(2), &batch(1)]).unwrap()
-    };
+    let two = ArrowData::table(&batch(2).schema(), [&batch(2), &batch(1)]).unwrap();
+    let two = ArrowData::new(ArrowKind::Batch, two.stream());
     let error = pool.call::<_, Value>("back", (&two,)).await.unwrap_err();
     assert!(
         format!("{error:?}").contains("there are more in its stream"),

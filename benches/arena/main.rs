@@ -1,6 +1,9 @@
 //! Arrays there and back through shared memory, beside plain copies of them: `cargo bench --bench arena`.
 //!
-//! Needs a Python with NumPy: `SNAKEPIT_BENCH_PYTHON`, or the one that `python/check` makes.
+//! With `--all-features` record batches of Arrow, too. Needs a Python with NumPy and pyarrow: `SNAKEPIT_BENCH_PYTHON`, or the one that `python/check` makes.
+
+#[cfg(feature = "arrow")]
+mod arrow;
 
 use std::{env, error::Error, hint::black_box, path::PathBuf, time::Duration};
 
@@ -50,6 +53,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "{size:>11} {copies:>12.1?} {trips:>16.1?} {times:>15.2} {made:>12.1?} {left:>12.1?} {both:>15.1?} {messages:>13.1?}"
         );
     }
+    #[cfg(feature = "arrow")]
+    arrow::measure(&shared).await?;
     shared.shutdown().await;
     inline.shutdown().await;
     Ok(())

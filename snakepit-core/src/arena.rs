@@ -127,6 +127,11 @@ impl Arena {
         let mut memory = self.mapping.writing(block.offset..block.offset + block.len);
         match part {
             Part::Bytes(bytes) => assert!(memory.write(0, bytes), "the block is as long as the data"),
+            Part::Pieces(pieces) => {
+                for (at, piece) in pieces.iter() {
+                    assert!(memory.write(at, piece), "the block is as long as all pieces");
+                }
+            }
             Part::Filled(filler) => filler.write_to(memory),
         }
         self.blocks().show(block.number);

@@ -14,7 +14,7 @@ pub use connection::{Connection, ConnectionError, MAX_MESSAGE_LEN};
 pub use error::{RemoteError, RemoteErrorKind, RemoteException, error_chain};
 pub(crate) use journal::Journal;
 pub(crate) use preamble::send_preamble;
-pub(crate) use value::Filler;
 pub use value::{
     ArrayError, ArrayWriter, ArrowData, ArrowKind, Element, FilledArray, NdArray, SharedArray, Value,
 };
+pub(crate) use value::{Filler, Pieces};

@@ -11,6 +11,7 @@ mod serde_impl;
 mod shared_array;
 
 pub use array::{ArrayError, Element, NdArray};
+pub(crate) use arrow_data::Pieces;
 pub use arrow_data::{ArrowData, ArrowKind};
 use bytes::Bytes;
 pub(crate) use filled_array::Filler;

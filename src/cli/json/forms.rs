@@ -64,16 +64,16 @@ pub(super) fn form(name: &str, content: Json, path: &mut String) -> Result<Value
                 message,
             }
         })?),
-        ("$arrow_batch" | "$arrow_table", content) => Value::Arrow(ArrowData {
-            kind: if name == "$arrow_batch" {
+        ("$arrow_batch" | "$arrow_table", content) => {
+            let kind = if name == "$arrow_batch" {
                 ArrowKind::Batch
             } else {
                 ArrowKind::Table
-            },
-            stream: bytes(&content)
-                .ok_or_else(|| wrong("base64 text of a stream of Arrow's IPC format"))?
-                .into(),
-        }),
+            };
+            let stream = bytes(&content);
+            let stream = stream.ok_or_else(|| wrong("base64 text of a stream of Arrow's IPC format"))?;
+            Value::Arrow(ArrowData::new(kind, stream))
+        }
         ("$set", _) => return Err(wrong("an array")),
         ("$map", _) => return Err(wrong("an array of [key, value]")),
         ("$datetime", _) => return Err(wrong(r#"text as of isoformat(), "2026-01-31T12:00:00+00:00""#)),

@@ -49,7 +49,7 @@ impl Serialize for AsJson<'_> {
                     ArrowKind::Batch => "$arrow_batch",
                     _ => "$arrow_table",
                 };
-                form(serializer, name, &STANDARD.encode(&data.stream))
+                form(serializer, name, &STANDARD.encode(data.stream()))
             }
             other => Err(S::Error::custom(format!(
                 "this value has no JSON form: {other:?}"

@@ -13,13 +13,15 @@ use bytes::Bytes;
 use snakepit_proto::arena::INLINE_LIMIT;
 
 use super::{CodecError, Fill, Parts, fill_in};
-use crate::rpc::Filler;
+use crate::rpc::{Filler, Pieces};
 
 /// A buffer that is kept aside.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     /// It is there.
     Bytes(Bytes),
+    /// It is there, in pieces.
+    Pieces(Pieces),
     /// It is made where it is put.
     Filled(Filler),
 }
@@ -28,6 +30,7 @@ impl Part {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
+            Self::Pieces(pieces) => pieces.len(),
             Self::Filled(filler) => filler.len(),
         }
     }
@@ -36,6 +39,7 @@ impl Part {
     pub(crate) fn to_bytes(&self) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
+            Self::Pieces(pieces) => pieces.to_bytes(),
             Self::Filled(filler) => filler.to_vec().into(),
         }
     }
@@ -46,6 +50,7 @@ impl Hash for Part {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Bytes(bytes) => bytes.hash(state),
+            Self::Pieces(pieces) => pieces.hash(state),
             Self::Filled(filler) => filler.id().hash(state),
         }
     }

@@ -2,34 +2,33 @@
 
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_ipc::{reader::StreamDecoder, writer::StreamWriter};
+use arrow_ipc::{reader::StreamDecoder, writer::StreamEncoder};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 
-use super::{ArrowData, ArrowKind};
+use bytes::Bytes;
+
+use super::{ArrowData, ArrowKind, arrow_data::Pieces};
 
 fn stream<'a>(
     kind: ArrowKind,
     schema: &Schema,
     batches: impl IntoIterator<Item = &'a RecordBatch>,
 ) -> Result<ArrowData, ArrowError> {
+    let mut encoder = StreamEncoder::try_new(schema)?;
     let mut stream = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut stream, schema)?;
     for batch in batches {
-        // The writer takes what it is given, and its reader would see other columns.
+        // The encoder takes what it is given, and its reader would see other columns.
         if batch.schema_ref().fields() != schema.fields() {
             return Err(ArrowError::SchemaError(format!(
                 "a batch has the schema {}, where that of the table is {schema}",
                 batch.schema_ref()
             )));
         }
-        writer.write(batch)?;
+        stream.extend(encoder.encode(batch)?);
     }
-    writer.finish()?;
-    drop(writer);
-    Ok(ArrowData {
-        kind,
-        stream: stream.into(),
-    })
+    stream.extend(encoder.finish()?);
+    let stream = Pieces::new(stream.into_iter().map(Bytes::from).collect());
+    Ok(ArrowData { kind, stream })
 }
 
 impl ArrowData {
@@ -44,7 +43,7 @@ impl ArrowData {
         stream(ArrowKind::Table, schema, batches)
     }
 
-    /// The schema and all batches. Their columns share the memory of [`stream`](Self::stream).
+    /// The schema and all batches. Their columns share the memory that the stream came in.
     ///
     /// # Errors
     /// When the stream is malformed, or ends early. In a program that aborts where it panics (`panic = "abort"`) some malformed
@@ -59,7 +58,7 @@ impl ArrowData {
     }
 
     fn read(&self) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
-        let mut rest = Buffer::from(self.stream.clone());
+        let mut rest = Buffer::from(self.stream());
         let mut decoder = StreamDecoder::new();
         let mut batches = Vec::new();
         while !rest.is_empty() {
@@ -114,13 +113,14 @@ mod tests {
 
     #[test]
     fn a_batch_and_a_table_come_back_over_the_same_memory() {
-        let data = ArrowData::try_from(&batch()).unwrap();
-        assert_eq!(data.kind, ArrowKind::Batch);
+        let sent = ArrowData::try_from(&batch()).unwrap();
+        let data = ArrowData::new(sent.kind, sent.stream());
+        assert_eq!((&data, data.kind), (&sent, ArrowKind::Batch));
         let back = RecordBatch::try_from(&data).unwrap();
         assert_eq!(back, batch());
         let numbers: &Int32Array = back.column(0).as_any().downcast_ref().unwrap();
-        let memory = data.stream.as_ptr_range();
-        assert!(memory.contains(&numbers.values().as_ptr().cast()));
+        let stream = data.stream();
+        assert!(stream.as_ptr_range().contains(&numbers.values().as_ptr().cast()));
         let floats: &Float64Array = back.column(1).as_any().downcast_ref().unwrap();
         assert!(floats.is_null(1));
         let texts: &StringArray = back.column(2).as_any().downcast_ref().unwrap();
@@ -144,6 +144,17 @@ mod tests {
     }
 
     #[test]
+    fn large_columns_are_sent_from_where_they_are() {
+        let numbers = Int32Array::from_iter_values(0..100_000);
+        let at = numbers.values().as_ptr().cast();
+        let batch = RecordBatch::try_from_iter([("n", std::sync::Arc::new(numbers) as _)]).unwrap();
+        let data = ArrowData::try_from(&batch).unwrap();
+        assert!(data.stream.iter().any(|(_, piece)| piece.as_ptr() == at));
+        let back = ArrowData::new(data.kind, data.stream());
+        assert_eq!(RecordBatch::try_from(&back).unwrap(), batch);
+    }
+
+    #[test]
     fn batches_of_another_schema_and_torn_streams_are_errors() {
         let other = record_batch!(("n", Int64, [1])).unwrap();
         let error = ArrowData::table(&batch().schema(), [&other])
@@ -151,20 +162,15 @@ mod tests {
             .to_string();
         assert!(error.contains("the schema"), "{error}");
         let whole = ArrowData::try_from(&batch()).unwrap();
-        for len in 0..whole.stream.len() - 8 {
-            let torn = ArrowData {
-                stream: whole.stream.slice(..len),
-                ..whole.clone()
-            };
+        let stream = whole.stream();
+        for len in 0..stream.len() - 8 {
+            let torn = ArrowData::new(whole.kind, stream.slice(..len));
             assert!(RecordBatch::try_from(&torn).is_err(), "{len} bytes");
         }
-        let mut bytes = whole.stream.to_vec();
+        let mut bytes = stream.to_vec();
         for at in 0..bytes.len() {
             bytes[at] ^= 0x55;
-            let odd = ArrowData {
-                stream: bytes.clone().into(),
-                ..whole.clone()
-            };
+            let odd = ArrowData::new(whole.kind, bytes.clone());
             // An error or another value, and never a panic.
             drop(odd.batches());
             bytes[at] ^= 0x55;

@@ -148,12 +148,13 @@ impl Serialize for NdArray {
 impl Serialize for ArrowData {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let kind = self.kind.code();
-        aside_or(
-            &self.stream,
-            serializer,
-            |serializer, number| ext_of(serializer, ARROW_ELSEWHERE, &(kind, number)),
-            |serializer| ext_of(serializer, ARROW, &(kind, Bin(&self.stream))),
-        )
+        match codec::place_of(self.stream.len()) {
+            Some(place) => place.keep(
+                || Part::Pieces(self.stream.clone()),
+                |number| ext_of(serializer, ARROW_ELSEWHERE, &(kind, number)),
+            ),
+            None => ext_of(serializer, ARROW, &(kind, Bin(&self.stream.to_bytes()))),
+        }
     }
 }
 
@@ -171,7 +172,7 @@ impl<'de> Deserialize<'de> for ArrowData {
 fn arrow_data(kind: u8, stream: Bytes) -> Result<Value, String> {
     let known = ArrowKind::of_code(kind);
     let kind = known.ok_or_else(|| format!("data of Arrow is of the unknown kind {kind}"))?;
-    Ok(Value::Arrow(ArrowData { kind, stream }))
+    Ok(Value::Arrow(ArrowData::new(kind, stream)))
 }
 
 impl Serialize for FilledArray {
@@ -424,10 +425,7 @@ mod tests {
             Value::Complex { re: 1.0, im: -2.0 },
             Value::NdArray(NdArray::from_slice(&[1, 2], &[1_u8, 2]).unwrap()),
             Value::Array(vec![]),
-            Value::Arrow(ArrowData {
-                kind: ArrowKind::Table,
-                stream: Bytes::from_static(b"a stream"),
-            }),
+            Value::Arrow(ArrowData::new(ArrowKind::Table, "a stream")),
         ];
         for value in values.iter().chain([&Value::Array(values.to_vec())]) {
             let encoded = codec::encode(value).unwrap();
