@@ -20,6 +20,7 @@ KIND_RAISED = 1
 KIND_UNKNOWN_MODULE = 2
 KIND_UNKNOWN_FUNCTION = 3
 
+_looked_anew = False
 _adapters: list[ModuleType] = []
 _offered: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
 
@@ -88,6 +89,12 @@ def _attribute(module: ModuleType, module_name: str, qualname: str) -> Callable[
 
 def import_module(name: str) -> ModuleType:
     """Imports a module, and runs the start hooks it declares."""
+    global _looked_anew
+    if not _looked_anew and name not in sys.modules:
+        # A template may have looked for modules before some of them were there. Not where it has imported
+        # all that is asked for: each finder that this writes to is a page that is copied.
+        importlib.invalidate_caches()
+        _looked_anew = True
     try:
         module = importlib.import_module(name)
     except BaseException as error:
@@ -173,8 +180,8 @@ def call_hook(hook: Callable[..., Any], *arguments: Any) -> Any:
 
 def prepare(adapters: list[str], paths: list[str]) -> list[str]:
     """Imports adapters, runs their start hooks, and says what they offer."""
-    sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
-    importlib.invalidate_caches()
+    if sys.path[: len(paths)] != paths:
+        sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
     for name in adapters:
         module = import_module(name)
         if module not in _adapters:
