@@ -162,11 +162,7 @@ async fn a_workers_end_takes_its_daemons_and_nobody_elses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn modules_that_came_after_the_template_are_found() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = forks(Backend::ZygotePort)
-        .path(dir.path())
-        .start()
-        .await
-        .unwrap();
+    let pool = forks(Backend::ZygotePort).path(dir.path()).start().await.unwrap();
     // The template has looked for its own modules in there.
     std::fs::write(dir.path().join("came_later.py"), "def answer():\n    return 42\n").unwrap();
     assert_eq!(pool.call::<_, u32>("came_later:answer", ()).await.unwrap(), 42);
