@@ -188,7 +188,6 @@ fn enter_user_namespace() -> Result<(), Failed> {
 /// Gives the first process of a namespace a `/proc` that shows it, which nobody outside gets to see, and a group of its own: the
 /// template's may be signalled.
 fn furnish() -> Result<(), Failed> {
-    at("name a process", set_name(FIRST))?;
     at("make a process group", setpgid(None, None))?;
     sys::unshare(UnshareFlags::NEWNS).map_err(|error| ("make a mount namespace", error))?;
     // Only this one: whatever else is mounted later is to be seen by workers as well.
@@ -205,6 +204,8 @@ fn furnish() -> Result<(), Failed> {
 /// the namespace with it.
 fn look_after(worker: Pid, told: &impl Told) -> ! {
     let host = told.host();
+    // By which its worker knows that it is looked after; without it the worker does what others do.
+    let _ = set_name(FIRST);
     // The worker's channel has to close when the worker closes it.
     close_all_but(host.as_raw_fd());
     let Ok(children) = sys::child_signals() else {

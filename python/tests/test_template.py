@@ -326,6 +326,11 @@ def test_a_nested_process_is_the_second_of_its_namespace_and_its_exit_is_told_ex
     pid = pid_of(pidfd)
     assert os.getpgid(pid) == pid
     assert os.getpgid(pid_of(first)) == pid_of(first)
+    # By its parent's name a worker knows that it is looked after; its own is as ever.
+    own, template = (Path(f"/proc/{each}/comm").read_text() for each in (pid, nested.process.pid))
+    assert own == template
+    above = Path(f"/proc/{pid_of(first)}/comm")
+    eventually(lambda: above.read_text() == "snakepit-nest\n")
     gate.send(b"x")
     assert nested.reply()[:3] == (EXITED, 1, 9)
     assert output.recv(100).decode().split() == ["2", "1", "/proc/1", "/proc/2"]
