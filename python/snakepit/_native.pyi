@@ -221,9 +221,12 @@ class Forks:
         """Lets go of the socket, in a process that serves calls."""
 
 class Nests:
-    """Makes processes in PID namespaces of their own. ``OSError`` where that is not possible."""
+    """Makes processes in PID namespaces of their own, which end with the host that this pidfd is of.
 
-    def __init__(self) -> None: ...
+    ``OSError`` where that is not possible.
+    """
+
+    def __init__(self, host: int) -> None: ...
     def fork(self, forks: Forks, fork: Fork) -> int | None:
         """Forks: 0 in the process that was asked for, else the pid of the first process of its namespace.
 

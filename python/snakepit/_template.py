@@ -66,9 +66,9 @@ def main() -> list[str] | int:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     setup = _native.receive_setup(lifeline.fileno())
-    if setup is None or len(setup[1]) != 1:
+    if setup is None or len(setup[1]) != 2:
         return 0
-    fields, [descriptor] = iter(setup[0]), setup[1]
+    fields, [descriptor, host] = iter(setup[0]), setup[1]
     if next(fields) != _VERSION:
         print("snakepit: the host and its worker package are of different versions", file=sys.stderr)
         return 2
@@ -77,11 +77,14 @@ def main() -> list[str] | int:
     safe, paths, modules = (_list(fields) for _ in range(3))
     template = _Template(socket.socket(fileno=descriptor), set(safe))
     if nested:
+        # A host may ignore it, and what is ignored stays so.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            template.nests = _native.Nests()
+            template.nests = _native.Nests(host)
         except OSError as error:
             template.tell(_UNNESTED, text=str(error.strerror))
             return 0
+    os.close(host)
     failure = _preload(paths, modules)
     if failure:
         template.tell(_UNFIT, text=failure)
@@ -192,8 +195,11 @@ class _Template:
 
     def _reap(self) -> None:
         # What a module started while it was imported is reaped as well: nobody else is there to do it.
-        while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if pid == 0:
                 return
             fork = self._children.pop(pid, None)

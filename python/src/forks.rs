@@ -349,10 +349,10 @@ pub(crate) struct Nests {
 
 #[pymethods]
 impl Nests {
-    /// Prepares the calling process, which has one thread, and tries one.
+    /// Prepares the calling process, which has one thread, and tries one. They end with the host, whose pidfd is given.
     #[new]
-    fn new() -> PyResult<Self> {
-        let nests = nest::Nests::new().map_err(|(step, error)| {
+    fn new(host: i32) -> PyResult<Self> {
+        let nests = nest::Nests::new(sys::duplicate(host)?).map_err(|(step, error)| {
             let code = error.raw_os_error().unwrap_or(libc::EPERM);
             PyOSError::new_err((code, format!("{step}: {error}")))
         })?;

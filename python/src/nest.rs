@@ -11,16 +11,18 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::{Errno, pread, pwrite, read, retry_on_intr, write},
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     pipe::pipe,
-    process::{Pid, WaitOptions, getegid, geteuid, getpid, set_child_subreaper, setpgid, wait, waitpid},
+    process::{
+        Pid, WaitOptions, WaitStatus, getegid, geteuid, getpid, set_child_subreaper, setpgid, wait, waitpid,
+    },
     thread::{CapabilitySet, UnshareFlags, capabilities, set_name},
 };
 
@@ -41,7 +43,12 @@ fn at<T>(step: &'static str, result: rustix::io::Result<T>) -> Result<T, Failed>
 pub(crate) struct Nests {
     /// Where a helper notes which process it has made, for the template, whose child that becomes.
     note: OwnedFd,
+    /// A pidfd of the host: a socket whose end a fork of the host has inherited does not tell that it is gone.
+    host: OwnedFd,
 }
+
+/// What a helper that has said why there is no namespace exits with.
+const REFUSED: i32 = 1;
 
 /// On which side of the forks we are.
 pub(crate) enum Side {
@@ -64,7 +71,7 @@ impl Nests {
     ///
     /// # Errors
     /// What is not possible here.
-    pub(crate) fn new() -> Result<Self, Failed> {
+    pub(crate) fn new(host: OwnedFd) -> Result<Self, Failed> {
         let may = at("read its capabilities", capabilities(None))?;
         if !may.effective.contains(CapabilitySet::SYS_ADMIN) {
             enter_user_namespace()?;
@@ -76,6 +83,7 @@ impl Nests {
                 "make a file",
                 memfd_create(c"snakepit-nests", MemfdFlags::CLOEXEC),
             )?,
+            host,
         };
         nests.try_one()?;
         Ok(nests)
@@ -89,7 +97,9 @@ impl Nests {
         };
         match self.first(&refuse).map_err(|error| ("fork", error))? {
             Made::First => sys::exit_now(0),
-            Made::Template(Some(first)) => wait_for(first).map_err(|error| ("wait", error))?,
+            Made::Template(Some(first)) => {
+                wait_for(first).map_err(|error| ("wait", error))?;
+            }
             Made::Template(None) => {}
         }
         drop(writing);
@@ -112,7 +122,7 @@ impl Nests {
             Made::Template(first) => Ok(Side::Template(first)),
             Made::First => match sys::fork() {
                 Ok(None) => Ok(Side::Worker),
-                Ok(Some(worker)) => look_after(worker, told),
+                Ok(Some(worker)) => look_after(worker, self.host.as_fd(), told),
                 Err(error) => {
                     told.refused("fork", &error);
                     sys::exit_now(1);
@@ -125,10 +135,15 @@ impl Nests {
     fn first(&self, refuse: Refuse<'_>) -> io::Result<Made> {
         pwrite(&self.note, &0_i32.to_ne_bytes(), 0)?;
         if let Some(helper) = sys::fork()? {
-            wait_for(helper)?;
+            let status = wait_for(helper)?;
             let mut noted = [0; size_of::<i32>()];
             pread(&self.note, &mut noted, 0)?;
-            return Ok(Made::Template(Pid::from_raw(i32::from_ne_bytes(noted))));
+            let first = Pid::from_raw(i32::from_ne_bytes(noted));
+            if first.is_none() && status.and_then(WaitStatus::exit_status) != Some(REFUSED) {
+                // It was killed, and has told nobody.
+                refuse("make a PID namespace", &Errno::AGAIN.into());
+            }
+            return Ok(Made::Template(first));
         }
         let made = sys::unshare(UnshareFlags::NEWPID)
             .map_err(|error| ("make a PID namespace", error))
@@ -136,7 +151,7 @@ impl Nests {
         match made {
             Ok(Some(first)) => {
                 let noted = pwrite(&self.note, &first.as_raw_nonzero().get().to_ne_bytes(), 0);
-                sys::exit_now(i32::from(noted.is_err()));
+                sys::exit_now(if noted.is_err() { 2 } else { 0 });
             }
             Ok(None) => match furnish() {
                 Ok(()) => Ok(Made::First),
@@ -147,7 +162,7 @@ impl Nests {
             },
             Err((step, error)) => {
                 refuse(step, &error);
-                sys::exit_now(1);
+                sys::exit_now(REFUSED);
             }
         }
     }
@@ -163,9 +178,9 @@ pub(crate) trait Told {
     fn host(&self) -> BorrowedFd<'_>;
 }
 
-fn wait_for(child: Pid) -> io::Result<()> {
-    retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))?;
-    Ok(())
+fn wait_for(child: Pid) -> io::Result<Option<WaitStatus>> {
+    let ended = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))?;
+    Ok(ended.map(|(_, status)| status))
 }
 
 /// A user namespace in which user and group have their own numbers and may do everything else.
@@ -202,52 +217,65 @@ fn furnish() -> Result<(), Failed> {
 
 /// What the first process of a namespace does: reaps, until nobody is left, or the host is gone. Then it ends, and everything in
 /// the namespace with it.
-fn look_after(worker: Pid, told: &impl Told) -> ! {
-    let host = told.host();
+fn look_after(worker: Pid, host: BorrowedFd<'_>, told: &impl Told) -> ! {
+    let connection = told.host();
     // By which its worker knows that it is looked after; without it the worker does what others do.
     let _ = set_name(FIRST);
     // The worker's channel has to close when the worker closes it.
-    close_all_but(host.as_raw_fd());
+    close_all_but(&[connection.as_raw_fd(), host.as_raw_fd()]);
     let Ok(children) = sys::child_signals() else {
         // The worker goes with us; there was no descriptor to be had, which the next one may have.
+        told.exited(libc::SIGKILL);
         sys::exit_now(1);
     };
     loop {
-        reap(worker, told);
+        let done = reap(worker, told);
         let mut watched = [
             PollFd::new(&children, PollFlags::IN),
-            PollFd::from_borrowed_fd(host, PollFlags::empty()),
+            PollFd::from_borrowed_fd(connection, PollFlags::empty()),
+            PollFd::from_borrowed_fd(host, PollFlags::IN),
         ];
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // Interrupted by nothing, as all signals are blocked; and looking once too often does no harm.
-        let _ = poll(&mut watched, None);
-        if watched[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        let _ = poll(&mut watched, if done { None } else { Some(&at_once) });
+        let [signals, connection, host] = watched.map(|watched| watched.revents());
+        if connection.intersects(PollFlags::HUP | PollFlags::ERR) || !host.is_empty() {
             sys::exit_now(0);
         }
-        // What it says is of no interest: several signals are one.
-        let _ = read(&children, &mut [0_u8; 128]);
+        if !signals.is_empty() {
+            // What it says is of no interest: several signals are one.
+            let _ = read(&children, &mut [0_u8; 128]);
+        }
     }
 }
 
-/// Reaps what has ended, tells of the worker, and ends when there is nobody any more.
-fn reap(worker: Pid, told: &impl Told) {
-    loop {
+/// Orphans that are reaped between two looks at the host.
+const REAPED_AT_ONCE: usize = 64;
+
+/// Reaps what has ended, tells of the worker, and ends when there is nobody any more; false when there may be more to reap.
+fn reap(worker: Pid, told: &impl Told) -> bool {
+    for _ in 0..REAPED_AT_ONCE {
         match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == worker => {
                 told.exited(status.as_raw());
             }
             Ok(Some(_)) | Err(Errno::INTR) => {}
             // What the worker has left may have a grace, which the host sees to.
-            Ok(None) => return,
+            Ok(None) => return true,
             Err(_) => sys::exit_now(0),
         }
     }
+    false
 }
 
-fn close_all_but(kept: i32) {
+fn close_all_but(kept: &[i32]) {
     let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let open: Vec<i32> = open
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd != kept)
+        .filter(|fd| !kept.contains(fd))
         .collect();
     sys::close_in_child(&open);
 }

@@ -29,6 +29,7 @@ class Template:
         safe: tuple[str, ...] = (),
         version: str = "2",
         nested: bool = False,
+        host: int | None = None,
     ) -> None:
         self.lifeline, theirs = socket.socketpair()
         environment = {
@@ -54,7 +55,10 @@ class Template:
         isolation = "nested" if nested else "shared"
         fields = [version, isolation, *(text for each in lists for text in (str(len(each)), *each))]
         body = "\0".join(fields).encode()
-        socket.send_fds(self.lifeline, [struct.pack("=I", len(body)) + body], [theirs.fileno()])
+        pidfd = os.pidfd_open(host or os.getpid())
+        message = struct.pack("=I", len(body)) + body
+        socket.send_fds(self.lifeline, [message], [theirs.fileno(), pidfd])
+        os.close(pidfd)
         theirs.close()
 
     def reply(self) -> tuple[int, int, int, str, list[int]]:
@@ -369,6 +373,24 @@ def test_a_namespace_ends_with_its_host_and_not_with_its_template(nested: Templa
     output.settimeout(30)
     assert output.recv(1) == b""
     eventually(lambda: ended(first))
+
+
+def test_a_namespace_ends_with_its_host_also_where_somebody_keeps_the_hosts_end_open(
+    template: Callable[..., Template],
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as host:
+        started = template(nested=True, host=host.pid)
+        kind, _, _, text, _ = started.reply()
+        if kind == UNNESTED:
+            host.kill()
+            pytest.skip(f"NOT TESTED: {text}")
+        _, output, gate = started.fork(1, "/bin/sh", "-c", "trap '' TERM HUP; sleep 60; sleep 60")
+        _, first = started.reply()[4]
+        gate.send(b"x")
+        host.kill()
+        output.settimeout(30)
+        assert output.recv(1) == b""
+        eventually(lambda: ended(first))
 
 
 def test_many_nested_processes_leave_no_zombie_and_no_descriptor(nested: Template) -> None:

@@ -43,7 +43,17 @@ impl Nest {
         let _ = self.first.signal(Signal::KILL.as_raw());
         let ended = timeout(ENDS, self.first.exited()).await;
         if matches!(ended, Ok(Ok(()))) || self.first.has_exited() {
-            return report;
+            // Which the kernel lets it do when all others are gone, also those that were not to be ended before.
+            let step = match report.step {
+                EndStep::Incomplete => EndStep::Kill,
+                step => step,
+            };
+            let remaining = Vec::new();
+            return EndReport {
+                step,
+                remaining,
+                ..report
+            };
         }
         let mut remaining = report.remaining;
         remaining.push(self.identity.clone());
@@ -52,5 +62,13 @@ impl Nest {
             remaining,
             ..report
         }
+    }
+}
+
+/// Nobody has asked for its end, or nobody has waited for that: it gets no grace.
+impl Drop for Nest {
+    fn drop(&mut self) {
+        // An error means that it has ended, which is the aim.
+        let _ = self.first.signal(Signal::KILL.as_raw());
     }
 }

@@ -81,68 +81,20 @@ fn open(mut socket: UnixStream) -> io::Result<Option<i32>> {
 /// of its tree.
 #[derive(Debug)]
 pub(crate) struct ForkedProcess {
-    process: ChildProcess,
-    nest: Option<Nest>,
+    held: Arc<Held>,
     containment: Containment,
     gate: Option<Gate>,
+}
+
+/// What an end takes, which goes on when nobody waits for it.
+#[derive(Debug)]
+struct Held {
+    process: ChildProcess,
+    nest: Option<Nest>,
     template: Mutex<Option<Arc<Template>>>,
 }
 
-impl ForkedProcess {
-    pub(crate) fn new(
-        process: ChildProcess,
-        nest: Option<Nest>,
-        gate: Option<Gate>,
-        template: Arc<Template>,
-    ) -> Self {
-        let containment = template.containment();
-        Self {
-            process,
-            containment: match &nest {
-                Some(nest) => nest.within(containment),
-                None => containment,
-            },
-            nest,
-            gate,
-            template: Mutex::new(Some(template)),
-        }
-    }
-}
-
-#[async_trait]
-impl LaunchedProcess for ForkedProcess {
-    fn identity(&self) -> &ProcessIdentity {
-        self.process.identity()
-    }
-
-    fn containment(&self) -> Containment {
-        self.containment.clone()
-    }
-
-    fn take_io(&self) -> ProcessIo {
-        self.process.take_io()
-    }
-
-    /// A worker of our runtime has its gate in the preamble; another program is executed now.
-    async fn open_gate(&self) -> Result<(), LaunchError> {
-        match &self.gate {
-            Some(gate) => gate.open().await,
-            None => Ok(()),
-        }
-    }
-
-    async fn exited(&self) -> ExitOutcome {
-        self.process.exited().await
-    }
-
-    fn try_exited(&self) -> Option<ExitOutcome> {
-        self.process.try_exited()
-    }
-
-    fn signal(&self, signal: i32) -> io::Result<()> {
-        self.process.signal(signal)
-    }
-
+impl Held {
     async fn end(&self, grace: Duration) -> EndReport {
         let report = self.process.end(grace).await;
         let report = match &self.nest {
@@ -157,5 +109,73 @@ impl LaunchedProcess for ForkedProcess {
             .take();
         drop(template);
         report
+    }
+}
+
+impl ForkedProcess {
+    pub(crate) fn new(
+        process: ChildProcess,
+        nest: Option<Nest>,
+        gate: Option<Gate>,
+        template: Arc<Template>,
+    ) -> Self {
+        let containment = template.containment();
+        Self {
+            containment: match &nest {
+                Some(nest) => nest.within(containment),
+                None => containment,
+            },
+            held: Arc::new(Held {
+                process,
+                nest,
+                template: Mutex::new(Some(template)),
+            }),
+            gate,
+        }
+    }
+}
+
+#[async_trait]
+impl LaunchedProcess for ForkedProcess {
+    fn identity(&self) -> &ProcessIdentity {
+        self.held.process.identity()
+    }
+
+    fn containment(&self) -> Containment {
+        self.containment.clone()
+    }
+
+    fn take_io(&self) -> ProcessIo {
+        self.held.process.take_io()
+    }
+
+    /// A worker of our runtime has its gate in the preamble; another program is executed now.
+    async fn open_gate(&self) -> Result<(), LaunchError> {
+        match &self.gate {
+            Some(gate) => gate.open().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn exited(&self) -> ExitOutcome {
+        self.held.process.exited().await
+    }
+
+    fn try_exited(&self) -> Option<ExitOutcome> {
+        self.held.process.try_exited()
+    }
+
+    fn signal(&self, signal: i32) -> io::Result<()> {
+        self.held.process.signal(signal)
+    }
+
+    async fn end(&self, grace: Duration) -> EndReport {
+        let held = Arc::clone(&self.held);
+        let ending = tokio::spawn(async move { held.end(grace).await });
+        match ending.await {
+            Ok(report) => report,
+            // The runtime shuts down, which kills the process; this says what is known.
+            Err(_) => self.held.process.end(grace).await,
+        }
     }
 }

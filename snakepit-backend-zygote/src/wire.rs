@@ -8,7 +8,7 @@
 //!
 //! | message | fields | descriptors |
 //! |---|---|---|
-//! | begin, on the lifeline | version, `shared` or `nested`, list of names of threads that do no harm, list of directories for `sys.path`, list of modules to import | the socket for the others |
+//! | begin, on the lifeline | version, `shared` or `nested`, list of names of threads that do no harm, list of directories for `sys.path`, list of modules to import | the socket for the others; a pidfd of the host |
 //! | fork | id, directory or nothing, program or nothing, list of arguments, list of `NAME=VALUE` | standard input, output and error; the gate, if there is a program |
 //!
 //! A fork without a program is a worker of our runtime, whose gate is the preamble on its channel. With one, it is held until
@@ -204,7 +204,7 @@ impl Replies {
     /// The next whole reply.
     ///
     /// # Errors
-    /// `InvalidData` for what is none; `Other` when this process had no descriptor left to take one.
+    /// `InvalidData` for what is none.
     pub(crate) fn next(&mut self) -> io::Result<Option<Reply>> {
         let Some(head) = self.bytes.first_chunk::<REPLY>() else {
             return Ok(None);
@@ -221,8 +221,14 @@ impl Replies {
         Ok(Some(match kind {
             1 => Reply::Ready,
             2 => Reply::Unfit(text),
+            // This process had no descriptor left for them. Whatever waits at its gate ends when that closes.
             3 if self.fds.len() < usize::try_from(value).unwrap_or(0).max(1) => {
-                return Err(io::Error::other("no descriptor was left for a pidfd"));
+                self.fds.clear();
+                Reply::Refused {
+                    id,
+                    errno: Errno::MFILE.raw_os_error(),
+                    text: "take the handles of the process".to_owned(),
+                }
             }
             3 => Reply::Held {
                 id,
@@ -325,18 +331,26 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_and_a_lost_descriptor_are_errors() {
-        for (kind, fds, expected) in [
-            (9, 0, io::ErrorKind::InvalidData),
-            (3, 0, io::ErrorKind::Other),
-            (3, 1, io::ErrorKind::Other),
-        ] {
+    fn nonsense_is_an_error_and_a_lost_descriptor_that_of_one_process() {
+        let mut replies = Replies {
+            bytes: reply(9, b"", 0, 1),
+            fds: Vec::new(),
+        };
+        assert_eq!(replies.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        for fds in [0, 1] {
             let null = || std::fs::File::open("/dev/null").unwrap().into();
             let mut replies = Replies {
-                bytes: reply(kind, b"", 2, 1),
+                bytes: [reply(3, b"", 2, 7), reply(5, b"", 0, 8)].concat(),
                 fds: (0..fds).map(|_| null()).collect(),
             };
-            assert_eq!(replies.next().unwrap_err().kind(), expected);
+            let refused = replies.next().unwrap();
+            assert!(
+                matches!(refused, Some(Reply::Refused { id: 7, errno, .. }) if errno == Errno::MFILE.raw_os_error()),
+                "{refused:?}"
+            );
+            assert!(replies.fds.is_empty());
+            let next = replies.next().unwrap();
+            assert!(matches!(next, Some(Reply::Exited { id: 8, .. })), "{next:?}");
         }
     }
 }

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 use snakepit::{
     Backend, PythonEnv,
     core::{
-        launch::Launcher,
+        RunId, WorkerId,
+        launch::{ChannelForm, LaunchLimits, LaunchSpec, Launcher},
         ledger::{Ledger, MemoryLedger},
         process::{ContainmentLevel, ExitOutcome, Pidfd, Stat, descendants},
     },
@@ -82,6 +83,52 @@ async fn a_worker_is_alone_in_its_namespace_and_its_end_is_told_exactly() {
         assert!(is_gone(first), "an end is told when the namespace is gone");
         until("the template has ended", async || is_gone(template)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nested_worker_has_no_descriptor_that_another_has_not() {
+    if !is_possible().await {
+        return;
+    }
+    let mut descriptors = Vec::new();
+    for nested in [false, true] {
+        let pool = forks(Backend::ZygotePort).nested_namespaces(nested);
+        let pool = pool.start().await.unwrap();
+        let mut open: Vec<String> = pool.call("os:listdir", ("/proc/self/fd",)).await.unwrap();
+        open.sort();
+        descriptors.push(open);
+        pool.shutdown().await;
+    }
+    // It has one less: it cannot watch a host in another namespace, which the first process of its own does.
+    assert!(descriptors[1].len() <= descriptors[0].len(), "{descriptors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_worker_ends_with_its_last_handle() {
+    if !is_possible().await {
+        return;
+    }
+    let settings = settings(&[]).with_nested_namespaces(true);
+    let launcher = ZygoteLauncher::new(Backend::Port.launcher().unwrap(), settings);
+    let spec = LaunchSpec {
+        run_id: RunId::current(),
+        worker_id: WorkerId::next(),
+        program: "/bin/sh".into(),
+        args: ["-c", "env -i setsid sleep 60 & exit 0"].map(Into::into).to_vec(),
+        env: Vec::new(),
+        env_remove: Vec::new(),
+        cwd: None,
+        channel: ChannelForm::Inherited,
+        limits: LaunchLimits::default(),
+    };
+    let process = launcher.launch(&spec).await.unwrap();
+    process.open_gate().await.unwrap();
+    assert_eq!(process.exited().await, ExitOutcome::Exited(0));
+    let first = process.containment().keeper.unwrap();
+    assert!(first.is_alive().unwrap(), "something is left in its namespace");
+    drop(process);
+    until("it is gone", async || !first.is_alive().unwrap()).await;
+    launcher.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

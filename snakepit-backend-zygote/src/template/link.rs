@@ -52,8 +52,8 @@ impl Link {
     }
 
     /// Sends requests in order and hands out replies, until the template is gone or nobody is left to ask.
-    pub(super) async fn serve(mut self, desk: &Desk, mut requests: mpsc::UnboundedReceiver<Request>) {
-        let Self { socket, replies } = &mut self;
+    pub(super) async fn serve(&mut self, desk: &Desk, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let Self { socket, replies } = self;
         let mut sending = None;
         loop {
             let step = tokio::select! {
@@ -77,6 +77,22 @@ impl Link {
             if let Err(error) = step.and_then(|()| go_on(socket, &mut sending)) {
                 tracing::debug!(%error, "the template cannot be talked to any more");
                 return;
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Hands out replies until there can be none any more. Nothing is sent.
+    pub(super) async fn listen(&mut self, desk: &Desk) {
+        loop {
+            match self.next().await {
+                Ok(Some(reply)) => desk.handle(reply),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "what a template has forked cannot be heard any more");
+                    return;
+                }
             }
         }
     }

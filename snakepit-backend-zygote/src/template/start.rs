@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write as _},
     os::{fd::AsFd as _, unix::net::UnixStream},
-    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -147,6 +146,8 @@ async fn warm_up(
 /// Opens the template's gate: tells it what to import.
 async fn begin(settings: &ZygoteSettings, lifeline: UnixStream) -> io::Result<(Link, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
+    // By which the first processes of namespaces know that we are gone, whoever has inherited our end of the socket.
+    let host = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
     let message = wire::begin(
         settings.nested,
         &settings.safe_threads,
@@ -156,7 +157,7 @@ async fn begin(settings: &ZygoteSettings, lifeline: UnixStream) -> io::Result<(L
     // A fresh socket takes a message of this size whole; one with thousands of paths waits for its reader.
     let sent = tokio::task::spawn_blocking(move || {
         lifeline.set_nonblocking(false)?;
-        let sent = wire::send(&lifeline, &message, &[theirs.as_fd()])?;
+        let sent = wire::send(&lifeline, &message, &[theirs.as_fd(), host.as_fd()])?;
         (&lifeline).write_all(message.get(sent..).unwrap_or_default())?;
         io::Result::Ok(lifeline)
     });
@@ -187,10 +188,11 @@ fn look_after(
     };
     let means = means.clone();
     tokio::spawn(async move {
+        // The first processes of namespaces take its end for ours, so it stays open until nobody uses the template.
+        let mut link = link;
         let serving = async {
-            let mut served = pin!(link.serve(&desk, queue));
             tokio::select! {
-                () = &mut served => {}
+                () = link.serve(&desk, queue) => {}
                 outcome = process.exited() => {
                     tracing::warn!(
                         pid = process.identity().pid,
@@ -198,8 +200,8 @@ fn look_after(
                         "the template has ended; what it has forked goes on"
                     );
                     desk.refuse();
-                    // First processes of namespaces have the socket as well, tell how their workers end, and take its end for ours.
-                    served.await;
+                    // First processes of namespaces have the socket as well, and tell how their workers end.
+                    link.listen(&desk).await;
                 }
             }
             desk.close();
