@@ -63,6 +63,8 @@ async fn recycles_a_pid() {
             Ok(Some(_))
         )
     });
+    // Start times are told in ticks of 10 ms. Within one of them nothing but a handle tells the two apart.
+    std::thread::sleep(std::time::Duration::from_millis(20));
     let mut innocent = start_as(recycled);
     let now = ProcessIdentity::of_pid(recycled).unwrap();
     assert_eq!((now.pid, now.pgid), (before.pid, before.pgid));
