@@ -3,8 +3,8 @@
 //! Three forks make one. A *helper* makes the namespace, for there is no way back into one's own without root's rights there; it ends
 //! at once. Its child is the namespace's *first process*: it has the namespace's `/proc`, reaps what is orphaned, tells how the
 //! worker ended, and ends when nobody is left in there, or the host is gone, or kills it at the end of the worker's time. All others
-//! in the namespace are then ended by the kernel, whatever they did to hide. *Its* child is the worker, so that to user code it is a process like any other: the first
-//! one of a namespace ignores signals that it has no handler for.
+//! in the namespace are then ended by the kernel, whatever they did to hide. *Its* child is the worker, so that to user code it is
+//! a process like any other: the first one of a namespace ignores signals that it has no handler for.
 //!
 //! All forks are those of the C library, so that libraries that have handlers for forks (pthread_atfork(3)) see each of them.
 

@@ -80,9 +80,7 @@ impl Link {
             }
         }
     }
-}
 
-impl Link {
     /// Hands out replies until there can be none any more. Nothing is sent.
     pub(super) async fn listen(&mut self, desk: &Desk) {
         loop {
