@@ -38,14 +38,27 @@ pub const NUMERIC_THREADS: [&str; 5] = [
 /// `InvalidInput` for a name that cannot be one, or a value with a NUL byte.
 pub fn environment(spec: &LaunchSpec) -> io::Result<BTreeMap<OsString, OsString>> {
     let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-    for name in &spec.env_remove {
-        all.remove(name);
+    for (name, value) in environment_changes(spec)? {
+        match value {
+            Some(value) => all.insert(name, value),
+            None => all.remove(&name),
+        };
     }
+    Ok(all)
+}
+
+/// What distinguishes the [`environment`] of a worker from the host's, to be applied in order: a variable and its value, or
+/// none for one to remove.
+///
+/// # Errors
+/// As [`environment`].
+pub(super) fn environment_changes(spec: &LaunchSpec) -> io::Result<Vec<(OsString, Option<OsString>)>> {
+    let mut changes: Vec<_> = spec.env_remove.iter().map(|name| (name.clone(), None)).collect();
     for (name, value) in &spec.env {
         check_variable(name, value)?;
-        all.insert(name.clone(), value.clone());
+        changes.push((name.clone(), Some(value.clone())));
     }
-    let mut set = |name: &str, value: String| all.insert(name.into(), value.into());
+    let mut set = |name: &str, value: String| changes.push((name.into(), Some(value.into())));
     set(env::RUN_ID, spec.run_id.to_string());
     set(env::WORKER_ID, spec.worker_id.0.to_string());
     set(env::CHANNEL, spec.channel.to_string());
@@ -58,7 +71,7 @@ pub fn environment(spec: &LaunchSpec) -> io::Result<BTreeMap<OsString, OsString>
     if let Some(outer) = outer_run_ids(own.0, own.1) {
         set(env::OUTER_RUN_IDS, outer);
     }
-    Ok(all)
+    Ok(changes)
 }
 
 /// Who this process is, in the form of [`env::HOST`](super::env::HOST).

@@ -196,15 +196,28 @@ pub fn boot_id() -> io::Result<&'static str> {
     Ok(BOOT_ID.get_or_init(|| id.trim_end().to_owned()))
 }
 
-/// The inode of the PID namespace we are in. Read each time: it is two system calls, and a process that forked
-/// after unshare(2) is in another one than its parent.
+/// The inode of the PID namespace we are in. A process is in one for its life, so it is read once; after a fork(2), whose child
+/// may be in another one (unshare(2)) and has another number, again.
 ///
 /// # Errors
 /// When `/proc` is not mounted, or is that of another PID namespace (which unshare(2) without a fresh mount
 /// leads to): every pid in it would mean another process than the same pid in a system call.
 pub fn pid_namespace() -> io::Result<u64> {
+    static OURS: OnceLock<(u32, u64)> = OnceLock::new();
+    let own = std::process::id();
+    match OURS.get() {
+        Some((pid, inode)) if *pid == own => Ok(*inode),
+        Some(_) => read_pid_namespace(own),
+        None => {
+            let inode = read_pid_namespace(own)?;
+            Ok(OURS.get_or_init(|| (own, inode)).1)
+        }
+    }
+}
+
+fn read_pid_namespace(own: u32) -> io::Result<u64> {
     let shown = std::fs::read_link("/proc/self")?;
-    if shown.to_str().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+    if shown.to_str().and_then(|pid| pid.parse().ok()) != Some(own) {
         return Err(io::Error::other(
             "/proc shows another PID namespace than ours; a fresh one has to be mounted",
         ));

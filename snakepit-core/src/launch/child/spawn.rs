@@ -14,7 +14,10 @@ use rustix::{
 
 use super::owned::{OwnedChild, Reaper};
 use crate::{
-    launch::{ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, environment, resolve_program},
+    launch::{
+        ChannelForm, LaunchError, LaunchSpec, ProcessIo, check_cwd, prepare::environment_changes,
+        resolve_program,
+    },
     process::{Pidfd, ProcessIdentity},
 };
 
@@ -79,8 +82,13 @@ fn create(
     // for fork(2) if the spec sets `PATH`.
     let program = resolve_program(&spec.program).map_err(exec)?;
     let mut command = Command::new(program);
-    command.args(&spec.args).env_clear();
-    command.envs(environment(spec).map_err(os("set the environment"))?);
+    command.args(&spec.args);
+    for (name, value) in environment_changes(spec).map_err(os("set the environment"))? {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     if let Some(cwd) = &spec.cwd {
         command.current_dir(cwd);
     }
