@@ -47,9 +47,14 @@ pub(crate) fn key(payload: &str, workers: usize, callers: usize, kind: Kind) -> 
     format!("calls/{payload}/{workers}/{callers}/{}", kind.name())
 }
 
-/// Whether a cell means something for a system: copies have neither workers nor callers, and stand beside arrays.
+/// Whether a cell means something for a system: copies have neither workers nor callers, and stand beside arrays, which alone
+/// can be read in place.
 pub(crate) fn applies(kind: Kind, payload: Payload, workers: usize, callers: usize) -> bool {
-    kind != Kind::Copies || (payload.array && workers == 1 && callers == 1)
+    match kind {
+        Kind::Copies => payload.array && workers == 1 && callers == 1,
+        Kind::InPlace => payload.array,
+        _ => true,
+    }
 }
 
 /// Whether a round has a cell. Sixteen callers with 100 MB each keep each system busy for many seconds: a look leaves

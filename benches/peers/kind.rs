@@ -7,6 +7,8 @@ use snakepit::Backend;
 pub(crate) enum Kind {
     /// This project, with the default backend.
     Snakepit,
+    /// The same, by a caller that reads arrays where they are.
+    InPlace,
     /// This project, with workers forked from a template that the port backend starts.
     ZygotePort,
     /// The same with a template that the exec backend starts.
@@ -37,8 +39,9 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that are called. How a worker was started makes no difference to a call, so one start method stands for all.
-    pub(crate) const CALLED: [Self; 9] = [
+    pub(crate) const CALLED: [Self; 10] = [
         Self::Snakepit,
+        Self::InPlace,
         Self::Grpcio,
         Self::GrpcioAio,
         Self::Spawn,
@@ -81,6 +84,7 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Snakepit => "snakepit",
+            Self::InPlace => "snakepit, answer in place",
             Self::ZygotePort => "snakepit zygote+port",
             Self::ZygoteExec => "snakepit zygote+exec",
             Self::Grpcio => "grpcio",
@@ -94,6 +98,14 @@ impl Kind {
             Self::Floor => "socket floor",
             Self::Copies => "two plain copies",
             Self::Bare => "python -c",
+        }
+    }
+
+    /// Name where it stands for all of its kind.
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Spawn | Self::Fork | Self::ForkServer => "ProcessPoolExecutor",
+            other => other.name(),
         }
     }
 
@@ -113,13 +125,14 @@ impl Kind {
             Self::Ray => 10,
             Self::Floor | Self::Bare => 11,
             Self::Copies => 12,
+            Self::InPlace => 13,
         }
     }
 
     /// The backend of a system that is this project.
     pub(crate) const fn backend(self) -> Option<Backend> {
         match self {
-            Self::Snakepit => Some(Backend::Port),
+            Self::Snakepit | Self::InPlace => Some(Backend::Port),
             Self::ZygotePort => Some(Backend::ZygotePort),
             Self::ZygoteExec => Some(Backend::ZygoteExec),
             _ => None,

@@ -17,6 +17,9 @@ The systems:
 
 - **snakepit**: `Pool` with the port backend and default settings, called from tasks on tokio's multi-thread runtime.
   Only the time that a start may take is longer than the default: a hundred imports of pandas at once need it.
+- **snakepit, answer in place**: the same pool, called for a `SharedArray`, as arrays alone can be: the answer stays in the
+  memory that the worker has put it into, as Ray's does in its object store, and is read there. The argument is copied once, as it is
+  for Ray. *copied* in the list below is the default, an `NdArray` of the caller's own.
 - **snakepit zygote+port**, **snakepit zygote+exec**: the same, with workers forked from a template that the port or
   the exec backend starts. A call to such a worker is a call to any, so they are started, weighed and killed only.
 - **grpcio**, **grpcio aio**: a synchronous and an asyncio grpcio server on a Unix socket that implements the same

@@ -19,7 +19,7 @@ use copies::Copies;
 use driver::Driver;
 use floor::Floor;
 use grpcio::Grpcio;
-use ours::Ours;
+use ours::{Answers, Ours};
 
 /// A system whose workers have all answered.
 #[derive(Debug)]
@@ -50,7 +50,12 @@ impl System {
     ) -> Result<Self> {
         let start = Instant::now();
         let running = if let Some(backend) = kind.backend() {
-            Running::Ours(Ours::start(python, backend, workers, library).await?)
+            let answers = if kind == Kind::InPlace {
+                Answers::InPlace
+            } else {
+                Answers::Copied
+            };
+            Running::Ours(Ours::start(python, backend, workers, library, answers).await?)
         } else if let Some(peer) = kind.driver() {
             Running::Driver(Driver::start(python, peer, workers, library).await?)
         } else {

@@ -32,8 +32,8 @@ fn call_targets(record: &Record) -> Vec<Target> {
         let [ours, its] = [Kind::Snakepit, kind].map(|kind| key(size, 1, kind, "p50_us"));
         record.ratio(&ours, &its)
     };
-    let faster = |size, kind| {
-        let [ours, its] = [Kind::Snakepit, kind].map(|kind| key(size, 1, kind, "p50_us"));
+    let faster = |size, ours, kind| {
+        let [ours, its] = [ours, kind].map(|kind| key(size, 1, kind, "p50_us"));
         record.ratio(&its, &ours)
     };
     let more = |kind| {
@@ -42,8 +42,7 @@ fn call_targets(record: &Record) -> Vec<Target> {
     };
     let one = |name| format!("1 KiB, one caller: p50 against {name}");
     let sixteen = |name| format!("1 KiB, 16 callers on one worker: throughput against {name}");
-    let array = |name| format!("10 MB array there and back: times faster than {name}");
-    vec![
+    let mut targets = vec![
         times(&one("the socket floor"), AtMost(1.15), part("1 KiB", Kind::Floor)),
         times(
             &one("ProcessPoolExecutor"),
@@ -54,19 +53,25 @@ fn call_targets(record: &Record) -> Vec<Target> {
         times(&one("Ray"), AtMost(0.1), part("1 KiB", Kind::Ray)),
         times(&sixteen("grpcio"), AtLeast(8.0), more(Kind::Grpcio)),
         times(&sixteen("ProcessPoolExecutor"), AtLeast(8.0), more(Kind::Spawn)),
-        times(
-            "10 MB array there and back: p50 against two plain copies",
+    ];
+    for size in ["10 MB", "100 MB"] {
+        let array = |what: &str| format!("{size} array there and back: {what}");
+        targets.push(times(
+            &array("p50 against two plain copies"),
             AtMost(2.0),
-            part("10 MB", Kind::Copies),
-        ),
-        times(&array("grpcio"), AtLeast(8.0), faster("10 MB", Kind::Grpcio)),
-        times(&array("Ray"), AtLeast(3.0), faster("10 MB", Kind::Ray)),
-        times(
-            &array("ProcessPoolExecutor"),
-            AtLeast(20.0),
-            faster("10 MB", Kind::Spawn),
-        ),
-    ]
+            part(size, Kind::Copies),
+        ));
+        for (ours, how) in [(Kind::Snakepit, "copied"), (Kind::InPlace, "in place")] {
+            for (peer, least) in [(Kind::Grpcio, 8.0), (Kind::Ray, 3.0), (Kind::Spawn, 20.0)] {
+                targets.push(times(
+                    &array(&format!("{how}, times faster than {}", peer.short())),
+                    AtLeast(least),
+                    faster(size, ours, peer),
+                ));
+            }
+        }
+    }
+    targets
 }
 
 fn start_targets(record: &Record) -> Vec<Target> {
