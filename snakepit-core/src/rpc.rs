@@ -6,6 +6,7 @@ mod connection;
 mod error;
 mod journal;
 mod preamble;
+mod tandem;
 mod value;
 
 pub(crate) use calls::Calls;

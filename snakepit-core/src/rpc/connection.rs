@@ -5,11 +5,9 @@
 //! none has a purpose here (see ADR-003).
 
 use std::{
-    fmt,
-    future::poll_fn,
-    io,
+    fmt, io,
     os::unix::net::UnixStream,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
@@ -24,7 +22,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
-use super::calls::{Answers, Calls};
+use super::{
+    calls::{Answers, Calls},
+    tandem::Tandem,
+};
 use crate::worker::BoxFuture;
 
 /// The largest message either side accepts, in bytes: gRPC's own length is 32 bits, and a usize must hold it.
@@ -102,16 +103,11 @@ impl Connection {
                 if let Ok(answers) = attached.await {
                     answers.await;
                 }
-                std::future::pending::<()>().await;
+                std::future::pending().await
             };
-            let (mut connection, mut answers) = (pin!(connection), pin!(answers));
-            let ended = poll_fn(|cx| {
-                // The connection first: it is what receives the answers, and the same turn hands them out. So does the turn in
-                // which it ends: a worker may answer and die.
-                let ended = connection.as_mut().poll(cx);
-                let _never = answers.as_mut().poll(cx);
-                ended
-            });
+            // The connection is what receives the answers, and the same turn hands them out. So does the turn in which it ends: a
+            // worker may answer and die.
+            let ended = Tandem::new(connection, answers);
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "a worker's connection ended");
             }
