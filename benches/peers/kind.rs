@@ -11,6 +11,8 @@ pub(crate) enum Kind {
     InPlace,
     /// This project, with workers forked from a template that the port backend starts.
     ZygotePort,
+    /// The same with a template that is there before the clock starts.
+    ZygoteWarm,
     /// The same with a template that the exec backend starts.
     ZygoteExec,
     /// A synchronous grpcio server.
@@ -53,9 +55,10 @@ impl Kind {
     ];
 
     /// Those that are started.
-    pub(crate) const STARTED: [Self; 12] = [
+    pub(crate) const STARTED: [Self; 13] = [
         Self::Snakepit,
         Self::ZygotePort,
+        Self::ZygoteWarm,
         Self::ZygoteExec,
         Self::Grpcio,
         Self::GrpcioAio,
@@ -86,6 +89,7 @@ impl Kind {
             Self::Snakepit => "snakepit",
             Self::InPlace => "snakepit, answer in place",
             Self::ZygotePort => "snakepit zygote+port",
+            Self::ZygoteWarm => "snakepit zygote+port, template there",
             Self::ZygoteExec => "snakepit zygote+exec",
             Self::Grpcio => "grpcio",
             Self::GrpcioAio => "grpcio aio",
@@ -113,7 +117,8 @@ impl Kind {
     pub(crate) const fn number(self) -> usize {
         match self {
             Self::Snakepit => 0,
-            Self::ZygotePort => 1,
+            // Not in the same plot.
+            Self::ZygotePort | Self::InPlace => 1,
             Self::ZygoteExec => 2,
             Self::Grpcio => 3,
             Self::GrpcioAio => 4,
@@ -124,8 +129,7 @@ impl Kind {
             Self::Pipes => 9,
             Self::Ray => 10,
             Self::Floor | Self::Bare => 11,
-            Self::Copies => 12,
-            Self::InPlace => 13,
+            Self::Copies | Self::ZygoteWarm => 12,
         }
     }
 
@@ -133,7 +137,7 @@ impl Kind {
     pub(crate) const fn backend(self) -> Option<Backend> {
         match self {
             Self::Snakepit | Self::InPlace => Some(Backend::Port),
-            Self::ZygotePort => Some(Backend::ZygotePort),
+            Self::ZygotePort | Self::ZygoteWarm => Some(Backend::ZygotePort),
             Self::ZygoteExec => Some(Backend::ZygoteExec),
             _ => None,
         }

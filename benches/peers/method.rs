@@ -21,7 +21,8 @@ The systems:
   memory that the worker has put it into, as Ray's does in its object store, and is read there. The argument is copied once, as it is
   for Ray. *copied* in the list below is the default, an `NdArray` of the caller's own.
 - **snakepit zygote+port**, **snakepit zygote+exec**: the same, with workers forked from a template that the port or
-  the exec backend starts. A call to such a worker is a call to any, so they are started, weighed and killed only.
+  the exec backend starts. *Template there*: it has been started, and has imported the library, before the clock starts.
+  A call to such a worker is a call to any, so they are started, weighed and killed only.
 - **grpcio**, **grpcio aio**: a synchronous and an asyncio grpcio server on a Unix socket that implements the same
   `Worker/Call`, called through the same HTTP/2 connection type and generated client as the pool uses, from the same
   runtime. It answers the encoded arguments as they came, and so pays for no decoding: its arrays are bytes.
@@ -44,7 +45,7 @@ second round only.
 *Ready* is the time from nothing until every worker has answered; the files are in the page cache. A worker has
 imported the library before it is ready; 100 workers that import one are started in every second round only. *fork*
 copies a program that has imported it before the clock runs; the fork server is started by the clock, and has imported
-it as its preload. A zygote's template, too, is started by the clock. Ray's services (`ray.init`) run before the clock
+it as its preload. A zygote's template, too, is started by the clock, but where it says *template there*. Ray's services (`ray.init`) run before the clock
 does, and so do the few workers that they keep in stock. *python -c* are interpreters that import the library and end.
 
 *Memory* is the proportional set size, right after that: of the workers alone, and with all else that is below the

@@ -19,7 +19,7 @@ use copies::Copies;
 use driver::Driver;
 use floor::Floor;
 use grpcio::Grpcio;
-use ours::{Answers, Ours};
+use ours::Ours;
 
 /// A system whose workers have all answered.
 #[derive(Debug)]
@@ -50,12 +50,7 @@ impl System {
     ) -> Result<Self> {
         let start = Instant::now();
         let running = if let Some(backend) = kind.backend() {
-            let answers = if kind == Kind::InPlace {
-                Answers::InPlace
-            } else {
-                Answers::Copied
-            };
-            Running::Ours(Ours::start(python, backend, workers, library, answers).await?)
+            Running::Ours(Ours::start(python, kind, backend, workers, library).await?)
         } else if let Some(peer) = kind.driver() {
             Running::Driver(Driver::start(python, peer, workers, library).await?)
         } else {
@@ -74,6 +69,7 @@ impl System {
         let seconds = match &running {
             // The start of the program that uses the peer is not the peer's.
             Running::Driver(driver) => driver.seconds,
+            Running::Ours(ours) => ours.seconds,
             _ => start.elapsed().as_secs_f64(),
         };
         Ok(Self {

@@ -98,7 +98,7 @@ fn start_targets(record: &Record) -> Vec<Target> {
             record.spread(&recovery::time_key(Kind::Snakepit)),
         ),
     ];
-    for kind in [Kind::ZygotePort, Kind::ZygoteExec] {
+    for kind in [Kind::ZygoteWarm, Kind::ZygotePort, Kind::ZygoteExec] {
         let with = format!("100 workers of {} with NumPy", kind.name());
         targets.push(times(
             &format!("{with} ready: times faster than grpcio"),

@@ -5,11 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-# Written out rather than imported: `typing` takes longer to import than the rest of a worker's start.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
 USAGE = """\
 usage: python -m snakepit [ADAPTER ...] [--path DIR ...] [--threads N | --asyncio N]
 
@@ -84,10 +79,5 @@ def refuse(message: str) -> int:
     return 2
 
 
-def run() -> NoReturn:
-    """Runs the worker with the arguments of the command line, and ends the process."""
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
-    run()
+    sys.exit(main(sys.argv[1:]))

@@ -46,7 +46,9 @@ impl ZygoteSettings {
     /// replaced.
     pub const FORK_DEADLINE: Duration = Duration::from_secs(10);
 
-    /// A template that runs this interpreter with the arguments that start a worker of our runtime, ending in `-m snakepit`.
+    /// A template that runs this interpreter with the arguments that start a worker of our runtime. Launches of the same program
+    /// whose arguments begin with the same ones are workers; others are forked and then executed. With a pool of the crate
+    /// `snakepit` they are what its `PythonEnv::command` gives.
     pub fn new(program: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
             program: program.into(),

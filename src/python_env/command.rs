@@ -10,7 +10,7 @@ use super::PythonEnv;
 pub(crate) const THREADS: &str = NUMERIC_THREADS[0];
 
 /// `-m snakepit` without `runpy`, whose imports take a fifth of a worker's start.
-const RUN: &str = "from snakepit.__main__ import run; run()";
+const RUN: &str = "import sys; from snakepit.__main__ import main; sys.exit(main(sys.argv[1:]))";
 
 /// How a worker is started: what a launcher needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

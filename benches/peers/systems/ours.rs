@@ -1,10 +1,11 @@
 //! This project's pool: default settings, but for the time that a start may take.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use snakepit::{Backend, NdArray, Pool, SharedArray, Value};
+use snakepit_backend_zygote::{ZygoteLauncher, ZygoteSettings};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -13,7 +14,7 @@ use tokio::{
 use crate::{
     Result,
     interpreter::Interpreter,
-    kind::Library,
+    kind::{Kind, Library},
     load::{Cell, Payload, closed_loop},
     peer::ANSWER,
     stats::Sample,
@@ -25,15 +26,28 @@ pub(crate) struct Ours {
     pool: Pool,
     workers: usize,
     answers: Answers,
+    /// Seconds from nothing, or from where its template was there, until each worker had answered.
+    pub(crate) seconds: f64,
 }
 
 /// What becomes of an array that is returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answers {
+#[derive(Clone, Copy, Debug)]
+enum Answers {
     /// It is copied into memory of the caller's own.
     Copied,
     /// It stays in the memory that the worker has put it into.
     InPlace,
+}
+
+/// A template that has imported what its workers import.
+async fn template(python: &Interpreter, library: Library) -> Result<Arc<ZygoteLauncher>> {
+    let command = python.environment.command(NonZeroUsize::MIN);
+    let settings = ZygoteSettings::new(command.program, command.args)
+        .with_env(command.env)
+        .with_modules(library.module());
+    let launcher = Arc::new(ZygoteLauncher::new(Backend::Port.launcher()?, settings));
+    launcher.warm().await?;
+    Ok(launcher)
 }
 
 /// Time for a fresh pool to become quiet before its worker is killed.
@@ -43,14 +57,18 @@ impl Ours {
     /// Starts a pool of `workers`; returns when each worker is ready and as many calls were answered.
     pub(crate) async fn start(
         python: &Interpreter,
+        kind: Kind,
         backend: Backend,
         workers: usize,
         library: Library,
-        answers: Answers,
     ) -> Result<Self> {
+        let warm = match kind {
+            Kind::ZygoteWarm => Some(template(python, library).await?),
+            _ => None,
+        };
+        let began = Instant::now();
         let builder = Pool::builder()
             .name("peers")
-            .backend(backend)
             .python(python.environment.clone())
             .workers(workers)
             .adapter("echo_adapter")
@@ -62,10 +80,18 @@ impl Ours {
             Some(module) => builder.adapter(module),
             None => builder,
         };
-        let ours = Self {
+        let builder = match warm {
+            Some(launcher) => builder.launcher(launcher),
+            None => builder.backend(backend),
+        };
+        let mut ours = Self {
             pool: builder.start().await?,
             workers,
-            answers,
+            answers: match kind {
+                Kind::InPlace => Answers::InPlace,
+                _ => Answers::Copied,
+            },
+            seconds: 0.0,
         };
         let mut calls = JoinSet::new();
         for _ in 0..workers {
@@ -75,6 +101,7 @@ impl Ours {
         while let Some(done) = calls.join_next().await {
             done??;
         }
+        ours.seconds = began.elapsed().as_secs_f64();
         Ok(ours)
     }
 

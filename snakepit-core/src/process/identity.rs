@@ -197,7 +197,8 @@ pub fn boot_id() -> io::Result<&'static str> {
 }
 
 /// The inode of the PID namespace we are in. A process is in one for its life, so it is read once; after a fork(2), whose child
-/// may be in another one (unshare(2)) and has another number, again.
+/// may be in another one (unshare(2)) and has another number, again. The first process of a namespace reads it each time: the
+/// first of the next one has its number.
 ///
 /// # Errors
 /// When `/proc` is not mounted, or is that of another PID namespace (which unshare(2) without a fresh mount
@@ -206,7 +207,7 @@ pub fn pid_namespace() -> io::Result<u64> {
     static OURS: OnceLock<(u32, u64)> = OnceLock::new();
     let own = std::process::id();
     match OURS.get() {
-        Some((pid, inode)) if *pid == own => Ok(*inode),
+        Some((pid, inode)) if *pid == own && own != 1 => Ok(*inode),
         Some(_) => read_pid_namespace(own),
         None => {
             let inode = read_pid_namespace(own)?;

@@ -17,8 +17,7 @@ const FOLLOWER: u8 = 2;
 /// The task is at it, and sees what else is to be polled before it leaves.
 const UNDERWAY: u8 = 4;
 
-/// Rounds of one turn. A future that wakes itself for ever, as one that has used up what tokio lets a task do at a time, gets its next
-/// turn from the scheduler.
+/// Rounds of one turn. A future that wakes itself for ever gets its next turn from the scheduler.
 const ROUNDS: usize = 4;
 
 /// A future and another one that lives on what the first has brought, in one task.
