@@ -39,12 +39,16 @@ enum Answers {
     InPlace,
 }
 
-/// A template that has imported what its workers import.
+/// The module whose functions are called.
+const ADAPTER: &str = "echo_adapter";
+
+/// A template that has imported what its workers import, as that of a pool has.
 async fn template(python: &Interpreter, library: Library) -> Result<Arc<ZygoteLauncher>> {
     let command = python.environment.command(NonZeroUsize::MIN);
     let settings = ZygoteSettings::new(command.program, command.args)
         .with_env(command.env)
-        .with_modules(library.module());
+        .with_paths([&python.programs])
+        .with_modules([ADAPTER].into_iter().chain(library.module()));
     let launcher = Arc::new(ZygoteLauncher::new(Backend::Port.launcher()?, settings));
     launcher.warm().await?;
     Ok(launcher)
@@ -71,7 +75,7 @@ impl Ours {
             .name("peers")
             .python(python.environment.clone())
             .workers(workers)
-            .adapter("echo_adapter")
+            .adapter(ADAPTER)
             .path(&python.programs)
             // A hundred imports of pandas at once take longer than a service should have to wait for one worker.
             .start_timeout(ANSWER)
