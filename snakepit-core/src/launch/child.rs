@@ -55,7 +55,8 @@ pub struct ChildProcess {
 impl ChildProcess {
     /// Starts the program of `spec` with the environment, directory, channel and output pipes that `spec` asks for.
     /// `create` spawns the command it is given, **as the leader of a process group of its own**, and may change the
-    /// command first, which inherits the host's environment: `get_envs` has what differs from it. It runs on a thread that may block. The limits of `spec` are the caller's to honour or refuse.
+    /// command first, which inherits the host's environment: `get_envs` has what differs from it. It runs on a thread that may
+    /// block. The limits of `spec` are the caller's to honour or refuse.
     ///
     /// # Errors
     /// [`LaunchError::Cwd`] and [`LaunchError::Exec`] for what they name, [`LaunchError::Os`] when a process, a
