@@ -87,11 +87,6 @@ impl WorkerControl for Foreign {
 #[async_trait]
 impl Worker for Foreign {
     type CallStreamStream = Empty<StreamResponse>;
-    type CallsStream = Empty<CallResponse>;
-
-    async fn calls(&self, _: Request<Streaming<CallRequest>>) -> Result<Response<Self::CallsStream>, Status> {
-        Err(Status::unimplemented("it does not have the capability"))
-    }
 
     /// Answers the arguments; `meet` when three calls of it are here.
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {

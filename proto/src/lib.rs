@@ -2,10 +2,12 @@
 //!
 //! [`v1`] is generated from `snakepit/worker/v1/worker.proto`, which documents every message. How Python
 //! values travel inside `bytes` fields is described in `VALUES.md` beside it. [`preamble`] is what opens an
-//! inherited channel before HTTP/2 begins, and [`stream`] is what HTTP/2 runs on.
+//! inherited channel before HTTP/2 begins, [`stream`] is what HTTP/2 runs on, and [`frames`] are what calls without it travel as.
 
 pub mod arena;
+pub mod frames;
 pub mod preamble;
+mod socket;
 pub mod stream;
 
 /// Version 1 of the worker protocol: generated messages, clients and servers.

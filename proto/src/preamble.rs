@@ -2,8 +2,8 @@
 //!
 //! A worker that was given its channel as standard input blocks on this preamble and does nothing else: it is
 //! the gate that the host opens once the worker's identity is on record. The fixed part travels in one
-//! message together with one or more descriptors (`SCM_RIGHTS`, unix(7)); the first is the control socket, the second,
-//! where there is one, the [`journal`], the third the [arena](crate::arena).
+//! message together with one or more descriptors (`SCM_RIGHTS`, unix(7)). In this order, and as many as there are: the control
+//! socket, the socket of [calls](crate::frames), the [`journal`], the [arena](crate::arena).
 //!
 //! ```text
 //! offset  size  content

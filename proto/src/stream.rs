@@ -1,80 +1,53 @@
 //! The byte stream under HTTP/2 on an inherited channel, tuned for calls between two processes of one machine.
 //!
-//! tokio's own `UnixStream` would do, at two prices per call. It listens for writability all the time, and on a Unix
-//! socket that is news each time the *peer* reads: a wake-up for nothing after every message sent. And it writes each
-//! time HTTP/2 flushes, which is once for the headers, once for the data and once for the end of a call: the peer
-//! wakes up for the first of them, only to wait for the next.
-//!
-//! [`ChannelStream`] listens for writability only when the socket is full, and collects what is written until the
-//! connection has nothing more to say: [`Coalesced`] polls the connection, then sends what it wrote at once. It reads ahead into
-//! memory of its own, since the memory it is given would have to be cleared first, all of it for each short message.
+//! tokio's own `UnixStream` would do, at a price. It writes each time HTTP/2 flushes, which is once for the headers, once for
+//! the data and once for the end of a call: the peer wakes up for the first of them, only to wait for the next.
+//! [`ChannelStream`] collects what is written until the connection has nothing more to say: [`Coalesced`] polls the connection,
+//! then sends what it wrote at once.
 
 use std::{
-    fmt, io,
-    io::{IoSlice, Write as _},
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    fmt,
+    io::{self, IoSlice},
+    os::unix::net::UnixStream,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 
-use rustix::{buffer::spare_capacity, io::Errno};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::socket::{Inbox, Outbox};
 
 /// Bytes collected before they are sent without waiting for the connection's turn to end. A larger write goes to the
 /// socket as it is, uncopied.
 const COLLECT: usize = 32 * 1024;
 
-/// Bytes read ahead, where the other end sends as much: few reads for a large message, which is still in the processor's cache
-/// when it is copied on. Memory that no message has reached costs nothing.
-const AHEAD: usize = 64 * 1024;
-
 /// One end of a channel. Flushing it does nothing; [`Coalesced`] sends.
 pub struct ChannelStream {
-    reader: AsyncFd<Arc<UnixStream>>,
-    /// What was read ahead, and how much of it is taken.
-    ahead: Vec<u8>,
-    taken: usize,
+    inbox: Inbox,
     output: Output,
 }
 
 /// What has been written to a [`ChannelStream`] and not been sent.
 #[derive(Clone)]
-pub struct Output(Arc<Mutex<Unsent>>);
-
-struct Unsent {
-    socket: Arc<UnixStream>,
-    /// What is collected, and how much of it has gone.
-    bytes: Vec<u8>,
-    sent: usize,
-    /// Present while the socket is full; a descriptor of its own, so that the reader is not told.
-    full: Option<AsyncFd<UnixStream>>,
-}
+pub struct Output(Arc<Mutex<Outbox>>);
 
 impl ChannelStream {
     /// Wraps a connected socket; the handle goes to [`Coalesced`].
     ///
     /// # Errors
-    /// When the socket cannot be made non-blocking, duplicated or registered.
+    /// When the socket cannot be made non-blocking or registered.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O.
     pub fn new(socket: UnixStream) -> io::Result<(Self, Output)> {
         socket.set_nonblocking(true)?;
         let socket = Arc::new(socket);
-        let unsent = Unsent {
-            socket: Arc::clone(&socket),
-            bytes: Vec::new(),
-            sent: 0,
-            full: None,
-        };
-        let output = Output(Arc::new(Mutex::new(unsent)));
-        let reader = watch(socket, Interest::READABLE)?;
+        let output = Output(Arc::new(Mutex::new(Outbox::new(Arc::clone(&socket)))));
+        let inbox = Inbox::new(socket)?;
         Ok((
             Self {
-                reader,
-                ahead: Vec::with_capacity(AHEAD),
-                taken: 0,
+                inbox,
                 output: output.clone(),
             },
             output,
@@ -82,48 +55,17 @@ impl ChannelStream {
     }
 }
 
-impl ChannelStream {
-    /// Reads once, into memory that is all taken; nothing at the end of the stream.
-    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ahead.clear();
-        self.taken = 0;
-        loop {
-            let mut ready = ready!(self.reader.poll_read_ready(cx))?;
-            match rustix::io::read(&**self.reader.get_ref(), spare_capacity(&mut self.ahead)) {
-                Ok(read) => {
-                    // A short read has emptied the socket: the next one would only say so. At the end of the stream
-                    // it stays ready.
-                    if 0 < read && read < self.ahead.capacity() {
-                        ready.clear_ready();
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
-    }
-}
-
-#[expect(
-    deprecated,
-    reason = "its replacement is unsafe, for types whose descriptor may change; a socket's does not"
-)]
-fn watch<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
-    AsyncFd::with_interest(socket, interest)
-}
-
 impl AsyncRead for ChannelStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.taken == this.ahead.len() {
-            ready!(this.poll_read_ahead(cx))?;
+        if this.inbox.ahead().is_empty() {
+            ready!(this.inbox.poll_more(cx))?;
         }
-        let rest = &this.ahead[this.taken..];
-        let (next, _) = rest.split_at(rest.len().min(buf.remaining()));
+        let ahead = this.inbox.ahead();
+        let (next, _) = ahead.split_at(ahead.len().min(buf.remaining()));
         buf.put_slice(next);
-        this.taken += next.len();
+        let count = next.len();
+        this.inbox.take(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -138,7 +80,7 @@ impl AsyncWrite for ChannelStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.output.lock().poll_take(cx, bufs)
+        self.output.poll_take(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -150,8 +92,8 @@ impl AsyncWrite for ChannelStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.output.poll_send(cx))?;
-        Poll::Ready(self.reader.get_ref().shutdown(std::net::Shutdown::Write))
+        ready!(self.output.lock().poll_send(cx))?;
+        Poll::Ready(self.inbox.socket().shutdown(std::net::Shutdown::Write))
     }
 }
 
@@ -162,86 +104,29 @@ impl fmt::Debug for ChannelStream {
 }
 
 impl Output {
-    fn lock(&self) -> MutexGuard<'_, Unsent> {
+    fn lock(&self) -> MutexGuard<'_, Outbox> {
         // Bytes are counted as sent in the same step as they are sent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what has been written.
-    fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lock().poll_send(cx)
+    /// Takes bytes: collects few, sends many.
+    fn poll_take(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut outbox = self.lock();
+        let total = bufs.iter().map(|buf| buf.len()).sum();
+        if outbox.bytes.len() + total > COLLECT {
+            ready!(outbox.poll_send(cx))?;
+        }
+        if total > COLLECT {
+            return outbox.poll_past(cx, bufs);
+        }
+        bufs.iter().for_each(|buf| outbox.bytes.extend_from_slice(buf));
+        Poll::Ready(Ok(total))
     }
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Output").finish_non_exhaustive()
-    }
-}
-
-impl Unsent {
-    /// Takes bytes: collects few, sends many.
-    fn poll_take(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let total = bufs.iter().map(|buf| buf.len()).sum();
-        if self.bytes.len() + total <= COLLECT {
-            bufs.iter().for_each(|buf| self.bytes.extend_from_slice(buf));
-            return Poll::Ready(Ok(total));
-        }
-        ready!(self.poll_send(cx))?;
-        if total <= COLLECT {
-            bufs.iter().for_each(|buf| self.bytes.extend_from_slice(buf));
-            return Poll::Ready(Ok(total));
-        }
-        self.poll_socket(cx, |mut socket, _| socket.write_vectored(bufs))
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            let sent = ready!(self.poll_socket(cx, |mut socket, unsent| socket.write(unsent)))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += sent;
-        }
-        self.bytes.clear();
-        self.sent = 0;
-        Poll::Ready(Ok(()))
-    }
-
-    fn listen(&self) -> io::Result<AsyncFd<UnixStream>> {
-        watch(self.socket.try_clone()?, Interest::WRITABLE)
-    }
-
-    /// Writes to the socket; waits when it is full, and listens for room only then.
-    fn poll_socket(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut write: impl FnMut(&UnixStream, &[u8]) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let guard = match &self.full {
-                Some(full) => Some(ready!(full.poll_write_ready(cx))?),
-                None => None,
-            };
-            match write(&self.socket, &self.bytes[self.sent..]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match guard {
-                    Some(mut guard) => guard.clear_ready(),
-                    None => match self.listen() {
-                        Ok(full) => self.full = Some(full),
-                        // Out of descriptors, say: what cannot be listened for is looked for, turn by turn.
-                        Err(_) => {
-                            cx.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                    },
-                },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => {
-                    self.full = None;
-                    return Poll::Ready(done);
-                }
-            }
-        }
     }
 }
 
@@ -267,8 +152,7 @@ impl<F: Future + Unpin> Coalesced<F> {
     /// Whether the socket has not taken all that was written by the last turn.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let unsent = self.output.lock();
-        unsent.full.is_some() || !unsent.bytes.is_empty()
+        self.output.lock().is_full()
     }
 }
 
@@ -278,14 +162,14 @@ impl<F: Future + Unpin> Future for Coalesced<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let done = Pin::new(&mut self.connection).poll(cx);
         // Sending that has to wait wakes this future again; sending that fails is met by the connection's next read.
-        let _ = self.output.poll_send(cx);
+        let _ = self.output.lock().poll_send(cx);
         done
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -8,16 +8,18 @@ mod task;
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
+    io,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use pyo3::prelude::*;
-use snakepit_proto::v1::{CallError, CallRequest, CallResponse, call_error::Kind, call_response::Outcome};
-use tokio::{
-    sync::MutexGuard,
-    time::{Instant, timeout},
+use snakepit_proto::{
+    frames::FrameWriter,
+    v1::{CallError, CallRequest, CallResponse, call_error::Kind, call_response::Outcome},
 };
+use tokio::{sync::MutexGuard, time::Instant};
 
 pub(crate) use glue::Glue;
 pub(crate) use task::TaskCall;
@@ -29,6 +31,7 @@ use crate::{
     shared::Shared,
     slot::{CallInfo, Refusal},
     sys,
+    timers::within,
 };
 
 /// Turns that the connection gets to send what there is before Python computes on.
@@ -105,6 +108,28 @@ impl Engine {
             Err(error) => Err(error),
         };
         response(request.call_id, outcome)
+    }
+
+    /// Runs a call for its one result, on the main thread, and sends the answer before the next call has its turn.
+    ///
+    /// # Errors
+    /// When the answer cannot be sent.
+    pub(crate) async fn answer(&self, request: CallRequest, answers: &mut FrameWriter) -> io::Result<()> {
+        let turn = self.turn(request.call_id).await;
+        let (turn, outcome) = match turn {
+            Ok(turn) => {
+                let outcome = Python::attach(|py| self.unary(py, &request, Runner::Main));
+                (Some(turn), outcome)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        if !answers.send(&response(request.call_id, outcome))? {
+            // A host that reads nothing for so long has no claim to what it does not read.
+            within(ROOM_LIMIT, poll_fn(|cx| answers.poll_sent(cx))).await;
+        }
+        self.shared.slot.answer_sent();
+        drop(turn);
+        poll_fn(|cx| answers.poll_sent(cx)).await
     }
 
     /// Runs a call on a thread that has nothing else to do.
@@ -184,7 +209,7 @@ impl Engine {
     async fn wait_for_room(&self) {
         if self.shared.slot.is_full() {
             // A host that reads nothing for so long has no claim to what it does not read.
-            let _ = timeout(ROOM_LIMIT, self.shared.slot.room()).await;
+            within(ROOM_LIMIT, self.shared.slot.room()).await;
         }
     }
 

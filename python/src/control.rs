@@ -117,7 +117,7 @@ impl WorkerControl for Control {
         // Of calls that run side by side more may begin than it has entries.
         let keeps_journal = self.shared.slot.journal().is_some() && concurrency == Concurrency::One;
         // They are served where calls run.
-        let takes_calls = self.shared.identity.inherited && concurrency == Concurrency::One;
+        let takes_calls = self.shared.identity.takes_calls && concurrency == Concurrency::One;
         Ok(Response::new(HandshakeResponse {
             protocol_version: chosen.copied().unwrap_or(0),
             protocol_versions: PROTOCOL_VERSIONS.to_vec(),

@@ -20,7 +20,7 @@ use crate::{
     router::Router,
     serve,
     shared::{EXIT_FORCED, EXIT_LOST, Shared},
-    sys,
+    sys, timers,
 };
 
 /// How long a cancelled call may take to end when the worker shuts down.
@@ -59,6 +59,7 @@ pub(crate) fn start(
         .enable_all()
         .build()?;
     let handle = runtime.handle().clone();
+    timers::run_on(&handle);
     std::thread::Builder::new()
         .name("snakepit-control".to_owned())
         .spawn(move || {

@@ -1,7 +1,7 @@
 //! The `Worker` service: takes calls off a connection and hands them to the engine, either right here (inline,
 //! when the connection is served on Python's main thread) or across to the threads that run them.
 
-mod calls;
+pub(crate) mod calls;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -9,11 +9,10 @@ use bytes::Bytes;
 use snakepit_proto::v1::{
     CallRequest, CallResponse, StreamRequest, StreamResponse, stream_request, worker_server::Worker,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::calls::Calls;
 use crate::{
     call::Engine,
     credit::Credit,
@@ -30,9 +29,8 @@ const END_SESSION: &str = "snakepit._session:end";
 /// Where calls run.
 #[derive(Clone)]
 pub(crate) enum Data {
-    /// On the thread that serves the connection, which is Python's main thread. Streams of calls end when the receiver
-    /// tells.
-    Inline(Arc<Engine>, watch::Receiver<bool>),
+    /// On the thread that serves the connection, which is Python's main thread.
+    Inline(Arc<Engine>),
     /// On other threads.
     Hop(Arc<Jobs>),
 }
@@ -41,7 +39,7 @@ impl Data {
     async fn run_call(&self, request: CallRequest) -> Result<CallResponse, Status> {
         let request = named(request);
         match self {
-            Self::Inline(engine, _) => Ok(engine.call(request).await),
+            Self::Inline(engine) => Ok(engine.call(request).await),
             Self::Hop(jobs) => {
                 let (sender, receiver) = oneshot::channel();
                 jobs.push(Job {
@@ -78,23 +76,6 @@ impl Worker for Data {
         self.run_call(request.into_inner()).await.map(Response::new)
     }
 
-    type CallsStream = Calls;
-
-    async fn calls(
-        &self,
-        request: Request<Streaming<CallRequest>>,
-    ) -> Result<Response<Self::CallsStream>, Status> {
-        match self {
-            Self::Inline(engine, leaving) => {
-                let calls = Calls::new(Arc::clone(engine), request.into_inner(), leaving.clone());
-                Ok(Response::new(calls))
-            }
-            Self::Hop(_) => Err(Status::unimplemented(
-                "a worker that runs several calls at the same time takes them one by one, with Call",
-            )),
-        }
-    }
-
     type CallStreamStream = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>> + Send>>;
 
     async fn call_stream(
@@ -122,7 +103,7 @@ impl Worker for Data {
         let (sender, receiver) = mpsc::channel(ITEMS_UNDER_WAY);
         tokio::spawn(take_credit(requests, Arc::clone(&credit)));
         match self {
-            Self::Inline(engine, _) => {
+            Self::Inline(engine) => {
                 let (engine, taker) = (Arc::clone(engine), Arc::clone(engine));
                 tokio::spawn(async move { engine.stream(call, &credit, &sender).await });
                 let items = ReceiverStream::new(receiver).map(move |item| {

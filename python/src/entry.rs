@@ -16,7 +16,7 @@ use crate::{
     inherited,
     jobs::Jobs,
     listen::Listener,
-    main_thread::MainLoop,
+    main_thread::{MainLoop, Sockets},
     native, panic, serve as http,
     shared::{EXIT_LOST, Identity, Shared},
     sys,
@@ -56,6 +56,7 @@ pub(crate) fn serve(
         runtime: runtime.getattr("RUNTIME")?.extract()?,
         pid: std::process::id(),
         inherited,
+        takes_calls: matches!(&opened, Opened::Inherited(channel) if channel.calls.is_some()),
     };
     let (commands, command_queue) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(identity, commands));
@@ -72,7 +73,7 @@ pub(crate) fn serve(
     let engine = Arc::new(Engine::new(Arc::clone(&shared), glue, from_command_line));
 
     let descriptors = match &opened {
-        Opened::Inherited(channel) => channel.descriptors().to_vec(),
+        Opened::Inherited(channel) => channel.descriptors(),
         Opened::Listening(listener, _) => vec![listener.descriptor()],
     };
     if !native::publish(&shared, descriptors.clone()) {
@@ -85,12 +86,16 @@ pub(crate) fn serve(
         .call1((signals.as_raw_fd(), inherited))?;
 
     let jobs = Arc::new(Jobs::default());
-    let (endpoint, data) = match opened {
+    let (endpoint, sockets) = match opened {
         Opened::Inherited(channel) => {
             if let Some(journal) = channel.journal {
                 shared.slot.keep_journal(journal);
             }
-            (Endpoint::Inherited(channel.control), Some(channel.data))
+            let sockets = Sockets {
+                data: channel.data,
+                calls: channel.calls,
+            };
+            (Endpoint::Inherited(channel.control), Some(sockets))
         }
         Opened::Listening(listener, channel) => {
             if let Channel::Unix(path) = &channel {
@@ -129,7 +134,7 @@ pub(crate) fn serve(
             sys::exit_now(0);
         }
     };
-    if let Err(error) = py.detach(|| main.run(data, stop_hooks)) {
+    if let Err(error) = py.detach(|| main.run(sockets, stop_hooks)) {
         eprintln!("snakepit: failed to serve: {error}");
         shared.leave(EXIT_LOST);
     }

@@ -15,13 +15,15 @@ use snakepit_proto::preamble::{self, Preamble};
 
 use crate::{arena, sys};
 
-/// The two sockets of an inherited channel.
+/// The sockets of an inherited channel.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     /// Serves `Worker`.
     pub(crate) data: UnixStream,
     /// Serves everything else.
     pub(crate) control: UnixStream,
+    /// Calls without HTTP/2.
+    pub(crate) calls: Option<UnixStream>,
     /// Where calls that begin are noted; older hosts have none.
     pub(crate) journal: Option<sys::Journal>,
 }
@@ -93,6 +95,8 @@ pub(crate) fn accept(interrupted: impl Fn() -> bool) -> Result<Option<Inherited>
     let mut descriptors = descriptors.into_iter();
     let control = descriptors.next().ok_or(ChannelError::NoControl)?;
     let control = UnixStream::from(move_high(control.as_fd()).map_err(ChannelError::Io)?);
+    let calls = descriptors.next().map(|fd| move_high(fd.as_fd())).transpose();
+    let calls = calls.map_err(ChannelError::Io)?.map(UnixStream::from);
     sys::null_stdin().map_err(ChannelError::Io)?;
     let journal = descriptors
         .next()
@@ -108,6 +112,7 @@ pub(crate) fn accept(interrupted: impl Fn() -> bool) -> Result<Option<Inherited>
     Ok(Some(Inherited {
         data,
         control,
+        calls,
         journal,
     }))
 }
@@ -145,7 +150,11 @@ fn move_high(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 impl Inherited {
     /// The descriptors' numbers.
-    pub(crate) fn descriptors(&self) -> [i32; 2] {
-        [self.data.as_raw_fd(), self.control.as_raw_fd()]
+    pub(crate) fn descriptors(&self) -> Vec<i32> {
+        [&self.data, &self.control]
+            .into_iter()
+            .chain(&self.calls)
+            .map(|socket| socket.as_raw_fd())
+            .collect()
     }
 }

@@ -40,6 +40,7 @@ mod slot;
 mod sys;
 mod tasks;
 mod threads;
+mod timers;
 mod tree;
 
 use pyo3::prelude::*;

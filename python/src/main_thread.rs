@@ -9,19 +9,19 @@ use pyo3::prelude::*;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::timeout,
 };
 
 use crate::{
     call::{Engine, Several},
     concurrency::Concurrency,
-    data::Data,
+    data::{Data, calls},
     jobs::{self, Consumer, Job, Jobs},
     router::Router,
     serve,
     shared::{Command, EXIT_LOST, Shared},
     tasks::{Inbox, Tasks},
     threads::Threads,
+    timers::within,
 };
 
 /// The main thread's share of the worker.
@@ -41,47 +41,84 @@ pub(crate) struct MainLoop {
     pub(crate) several: Py<PyAny>,
 }
 
-/// The data connection of an inherited channel.
+/// The sockets of an inherited channel that calls come over.
+pub(crate) struct Sockets {
+    /// Serves `Worker`.
+    pub(crate) data: UnixStream,
+    /// Calls without HTTP/2.
+    pub(crate) calls: Option<UnixStream>,
+}
+
+/// What serves them.
 struct Connection {
     served: JoinHandle<()>,
     flush: Arc<Notify>,
-    /// Ends streams of calls, which would keep the connection open.
+    calls: Calls,
+    /// Ends the task of the calls.
     leaving: watch::Sender<bool>,
 }
 
+/// Calls that come over a socket of their own.
+enum Calls {
+    Served(JoinHandle<()>),
+    /// There are none, or they come over HTTP/2: a socket for them is kept open, as its number is known to be ours.
+    Elsewhere(#[expect(dead_code, reason = "held open")] Option<UnixStream>),
+}
+
 impl Connection {
+    /// Waits for the end of one of the sockets.
+    async fn ended(&mut self) {
+        // How a task ended says nothing that its end does not.
+        match &mut self.calls {
+            Calls::Served(calls) => tokio::select! {
+                _ = &mut self.served => {}
+                _ = calls => {}
+            },
+            Calls::Elsewhere(_) => {
+                let _ = (&mut self.served).await;
+            }
+        }
+    }
+
     /// Says what is still to be said, and closes.
     async fn close(self) {
-        if !self.served.is_finished() {
-            self.leaving.send_replace(true);
-            self.flush.notify_one();
-            // The connection bounds its own flush.
-            let _ = timeout(serve::FLUSH_LIMIT * 2, self.served).await;
+        self.leaving.send_replace(true);
+        self.flush.notify_one();
+        // The connection bounds its own flush.
+        let limit = serve::FLUSH_LIMIT * 2;
+        let calls = match self.calls {
+            Calls::Served(calls) => Some(calls),
+            Calls::Elsewhere(_) => None,
+        };
+        for serving in calls.into_iter().chain([self.served]) {
+            // One that has ended has been waited for.
+            if !serving.is_finished() {
+                within(limit, serving).await;
+            }
         }
     }
 }
 
 impl MainLoop {
-    /// Runs calls until the worker was asked to end and the last call is done, then `finish`: the stop hooks. The data
-    /// connection, if the channel is an inherited one, is closed after them, since a host takes a closed connection for a worker
+    /// Runs calls until the worker was asked to end and the last call is done, then `finish`: the stop hooks. The
+    /// sockets of an inherited channel are closed after them, since a host takes a closed connection for a worker
     /// that is lost; calls that come meanwhile are answered that the worker is leaving. Called without the GIL.
     ///
     /// # Errors
     /// When a socket cannot be registered with the runtime, or a thread cannot be started.
-    pub(crate) fn run(mut self, data: Option<UnixStream>, finish: impl FnOnce()) -> std::io::Result<()> {
+    pub(crate) fn run(mut self, sockets: Option<Sockets>, finish: impl FnOnce()) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
+            .enable_io()
             .build()?;
         runtime.block_on(async {
             self.wakeup.set_nonblocking(true)?;
             let wakeup = tokio::net::UnixStream::from_std(self.wakeup.try_clone()?)?;
             let concurrency = self.until_settled(&wakeup).await?;
-            let mut connection = data.map(|socket| self.connect(socket, concurrency));
+            let mut connection = sockets.map(|sockets| self.connect(sockets, concurrency));
             let shared = Arc::clone(&self.shared);
             let lost = async {
-                if let Some(Connection { served, .. }) = &mut connection {
-                    // How the task ended says nothing that its end does not.
-                    let _ = served.await;
+                if let Some(connection) = &mut connection {
+                    connection.ended().await;
                     if !shared.is_shutting_down() {
                         return;
                     }
@@ -127,13 +164,13 @@ impl MainLoop {
     }
 
     /// Serves the data connection: right here, or where there is more than one call at a time, on the control thread.
-    fn connect(&self, socket: UnixStream, concurrency: Concurrency) -> Connection {
+    fn connect(&self, sockets: Sockets, concurrency: Concurrency) -> Connection {
         let flush = Arc::new(Notify::new());
         let told = Arc::clone(&flush);
         let shared = Arc::clone(&self.shared);
         let (leaving, told_to_leave) = watch::channel(false);
         let (data, inline) = match concurrency {
-            Concurrency::One => (Data::Inline(Arc::clone(&self.engine), told_to_leave), true),
+            Concurrency::One => (Data::Inline(Arc::clone(&self.engine)), true),
             Concurrency::Threads(_) | Concurrency::Asyncio(_) => (Data::Hop(Arc::clone(&self.jobs)), false),
         };
         let router = Arc::new(Router::new().with_data(data));
@@ -144,7 +181,7 @@ impl MainLoop {
             }
         };
         let serving = async move {
-            if let Err(error) = serve::inherited(socket, router, told.notified(), turned).await {
+            if let Err(error) = serve::inherited(sockets.data, router, told.notified(), turned).await {
                 eprintln!("snakepit: failed to serve the data socket: {error}");
             }
         };
@@ -153,9 +190,24 @@ impl MainLoop {
         } else {
             self.control.spawn(serving)
         };
+        let calls = match sockets.calls {
+            Some(socket) if inline => {
+                let serving = calls::serve(socket, Arc::clone(&self.engine), told_to_leave);
+                Calls::Served(tokio::spawn(async move {
+                    // The loss of the host shows on all of its sockets, and is no news here.
+                    if let Err(error) = serving.await
+                        && error.kind() == std::io::ErrorKind::InvalidData
+                    {
+                        eprintln!("snakepit: failed to read calls: {error}");
+                    }
+                }))
+            }
+            unused => Calls::Elsewhere(unused),
+        };
         Connection {
             served,
             flush,
+            calls,
             leaving,
         }
     }

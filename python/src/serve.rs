@@ -15,13 +15,13 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::stream::{ChannelStream, Coalesced};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
-use crate::router::{Reply, Router};
+use crate::{
+    router::{Reply, Router},
+    timers::within,
+};
 
 /// Windows are large because the peer is one process on the same machine: a 64 MiB argument should stream
 /// without stalling on window updates.
@@ -58,7 +58,7 @@ pub(crate) async fn inherited(
         _ = served => {}
         () = leave => {
             connection.get_mut().as_mut().graceful_shutdown();
-            let _ = timeout(FLUSH_LIMIT, connection).await;
+            within(FLUSH_LIMIT, connection).await;
         }
     }
     Ok(())
@@ -76,7 +76,7 @@ where
         _ = connection.as_mut() => {}
         () = leave => {
             connection.as_mut().graceful_shutdown();
-            let _ = timeout(FLUSH_LIMIT, connection).await;
+            within(FLUSH_LIMIT, connection).await;
         }
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Identity {
     pub(crate) pid: u32,
     /// A host holds the other end: its loss is our end.
     pub(crate) inherited: bool,
+    /// There is a socket for calls.
+    pub(crate) takes_calls: bool,
 }
 
 /// State of one worker process.

@@ -184,6 +184,11 @@ impl Slot {
         }
     }
 
+    /// The answer of the call before has been sent, over another socket than the connection's.
+    pub(crate) fn answer_sent(&self) {
+        self.unsent.store(false, Ordering::Relaxed);
+    }
+
     /// Whether the socket is full.
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)

@@ -421,17 +421,20 @@ class InheritedWorker(Worker):
         self.near, far = socket.socketpair()
         self.spawn([], "fd:0", stdin=far, **options)
         far.close()
+        # For calls without HTTP/2.
+        self.calls, self._their_calls = socket.socketpair()
         self.path = path
         self.relays: list[Relay] = []
         self.channels: list[grpc.Channel] = []
 
     def open_gate(self, preamble: bytes | None = None, others: tuple[int, ...] = ()) -> None:
-        """Sends the preamble with the control socket and other descriptors, and connects."""
+        """Sends the preamble with the control socket, the one of calls and other descriptors, and connects."""
         near, far = socket.socketpair()
-        message = struct.pack(">8sHHI", b"SNAKEPIT", 1, 1 + len(others), 0) if preamble is None else preamble
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [far.fileno(), *others]))]
-        self.near.sendmsg([message], rights)
+        sent = array.array("i", [far.fileno(), self._their_calls.fileno(), *others])
+        message = struct.pack(">8sHHI", b"SNAKEPIT", 1, len(sent), 0) if preamble is None else preamble
+        self.near.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)])
         far.close()
+        self._their_calls.close()
         stubs = []
         for name, end in (("data", self.near), ("control", near)):
             address = self.path.with_suffix(f".{name}")
@@ -445,7 +448,8 @@ class InheritedWorker(Worker):
         """Closes the host's ends abruptly."""
         for relay in self.relays:
             relay.close()
-        self.near.close()
+        for end in (self.near, self.calls, self._their_calls):
+            end.close()
 
     def end(self) -> None:
         for channel in self.channels:

@@ -1,56 +1,65 @@
-"""Many calls over one stream: in order, one answer each, and no difference to calls of their own."""
+"""Calls over a socket of their own: in order, one answer each, and no difference to those over HTTP/2."""
 
 from __future__ import annotations
 
-import queue
+import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
-from host import InheritedWorker, UnixWorker, Worker, eventually
+from host import InheritedWorker, UnixWorker, eventually
 
 
 class Calls:
-    """The stream, and what was answered so far."""
+    """The host's end of the socket, and what was answered so far."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: InheritedWorker) -> None:
         self.worker = worker
-        self.requests: queue.Queue[Any] = queue.Queue()
         self.answers: list[Any] = []
-        self.ended: grpc.RpcError | bool = False
-        self.responses = worker.data.Calls(self._sent(), timeout=60)
+        self.ended = False
+        self.error: OSError | None = None
         threading.Thread(target=self._read, daemon=True).start()
-
-    def _sent(self) -> Iterator[Any]:
-        while (request := self.requests.get()) is not None:
-            yield request
 
     def _read(self) -> None:
         try:
-            self.answers.extend(self.responses)
-            self.ended = True
-        except grpc.RpcError as error:
-            self.ended = error
+            while head := self._exactly(5):
+                compressed, length = struct.unpack(">BI", head)
+                assert compressed == 0
+                answer = self.worker.pb.CallResponse()
+                answer.ParseFromString(self._exactly(length))
+                self.answers.append(answer)
+        except OSError as error:
+            self.error = error
+        self.ended = True
+
+    def _exactly(self, count: int) -> bytes:
+        parts = []
+        while count and (part := self.worker.calls.recv(min(count, 1 << 20))):
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
 
     def begin(self, function: str, *args: Any) -> int:
         """Sends a call; its id."""
         request = self.worker.request(function, *args)
-        self.requests.put(request)
+        message = request.SerializeToString()
+        self.worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
         return int(request.call_id)
 
     def until(self, count: int) -> list[Any]:
         """So many answers."""
         eventually(lambda: len(self.answers) >= count or self.ended, 30)
-        assert len(self.answers) == count, self.ended
+        assert len(self.answers) == count, self.error
         return self.answers
 
     def close(self) -> None:
         """Nothing more is called."""
-        self.requests.put(None)
+        self.worker.calls.shutdown(socket.SHUT_WR)
         eventually(lambda: self.ended, 30)
-        assert self.ended is True
+        assert self.error is None
 
 
 def test_each_call_is_answered_once_and_in_order(
@@ -63,13 +72,10 @@ def test_each_call_is_answered_once_and_in_order(
     assert [answer.call_id for answer in answers] == ids
     values = [worker.finish(Answered(answer)) for answer in answers]
     assert values == list(range(200))
+    assert worker.call("echo", "over HTTP/2, too") == "over HTTP/2, too"
+    # A host that closes any of its sockets is lost.
     calls.close()
-    # The worker serves on, also with calls of their own and another stream.
-    assert worker.call("echo", "on") == "on"
-    again = Calls(worker)
-    again.begin("echo", "again")
-    again.until(1)
-    again.close()
+    assert worker.wait() == 1
 
 
 class Answered:
@@ -131,22 +137,96 @@ def test_a_cancel_reaches_the_running_call_and_one_that_waits(
     calls.close()
 
 
-def test_a_worker_that_leaves_ends_the_stream(inherited_worker: Callable[..., InheritedWorker]) -> None:
+def test_a_worker_that_leaves_closes_the_socket(
+    inherited_worker: Callable[..., InheritedWorker],
+) -> None:
     worker = inherited_worker()
     calls = Calls(worker)
     calls.begin("echo", 1)
     calls.until(1)
     worker.control.Shutdown(worker.pb.ShutdownRequest(grace_ms=5000), timeout=10)
     eventually(lambda: calls.ended, 10)
-    assert calls.ended is True
+    assert calls.error is None
     assert worker.process.wait(10) == 0
 
 
-def test_where_calls_run_side_by_side_there_is_no_stream_of_them(
+def test_a_large_answer_leaves_before_the_worker_does(
+    inherited_worker: Callable[..., InheritedWorker],
+) -> None:
+    worker = inherited_worker()
+    request = worker.request("operator:mul", "x", 3_000_000)
+    message = request.SerializeToString()
+    worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
+    # The socket is full, and nobody reads.
+    eventually(lambda: worker.ping().calls == 1)
+    worker.control.Shutdown(worker.pb.ShutdownRequest(grace_ms=5000), timeout=10)
+    calls = Calls(worker)
+    assert len(worker.finish(Answered(calls.until(1)[0]))) == 3_000_000
+    assert worker.process.wait(10) == 0
+
+
+def test_a_host_that_reads_nothing_holds_up_other_calls_for_a_while_only(
+    inherited_worker: Callable[..., InheritedWorker],
+) -> None:
+    worker = inherited_worker()
+    request = worker.request("operator:mul", "x", 3_000_000)
+    message = request.SerializeToString()
+    worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
+    eventually(lambda: worker.ping().calls == 1)
+    assert worker.call("echo", "over HTTP/2") == "over HTTP/2"
+    calls = Calls(worker)
+    assert len(worker.finish(Answered(calls.until(1)[0]))) == 3_000_000
+
+
+def test_calls_leave_turns_to_streams_signals_and_the_other_connection(
+    inherited_worker: Callable[..., InheritedWorker],
+) -> None:
+    worker = inherited_worker()
+    calls = Calls(worker)
+    stop = threading.Event()
+
+    def flood() -> None:
+        sent = 0
+        while not stop.is_set():
+            calls.begin("echo", sent)
+            sent += 1
+            while sent - len(calls.answers) > 50:
+                time.sleep(0.0005)
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        eventually(lambda: len(calls.answers) > 500)
+        for _ in range(20):
+            assert worker.call("echo", "between") == "between"
+        assert list(worker.stream("count", 3)) == [0, 1, 2]
+    finally:
+        stop.set()
+        flooding.join(30)
+    calls.close()
+
+
+@pytest.mark.parametrize("nonsense", [b"\x01\0\0\0\0", b"\0\xff\xff\xff\xff", b"\0\0\0\0\x02\x0a\x7f"])
+def test_what_is_no_call_is_told_and_the_end(
+    inherited_worker: Callable[..., InheritedWorker], nonsense: bytes
+) -> None:
+    worker = inherited_worker()
+    calls = Calls(worker)
+    worker.calls.sendall(nonsense)
+    eventually(lambda: calls.ended, 10)
+    assert worker.wait() == 1
+    assert "failed to read calls" in worker.stderr_text
+
+
+def test_where_calls_run_side_by_side_they_come_over_http_2(
     inherited_worker: Callable[..., InheritedWorker], unix_worker: Callable[..., UnixWorker]
 ) -> None:
-    for worker in (inherited_worker(threads=2), unix_worker("sample")):
-        with pytest.raises(grpc.RpcError) as refused:
-            list(worker.data.Calls(iter([worker.request("echo", 1)]), timeout=10))
-        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        assert worker.call("echo", 1) == 1
+    several = inherited_worker(ready=False)
+    several.open_gate()
+    assert "calls" not in several.handshake(threads=2).capabilities
+    several.ready()
+    several.calls.close()
+    # User code that closes what it finds is noticed twice a second.
+    time.sleep(0.6)
+    assert several.call("math:sqrt", 4) == 2
+    assert "calls" not in unix_worker("sample").handshake().capabilities

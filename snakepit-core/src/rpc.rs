@@ -6,7 +6,6 @@ mod connection;
 mod error;
 mod journal;
 mod preamble;
-mod tandem;
 mod value;
 
 pub(crate) use calls::Calls;

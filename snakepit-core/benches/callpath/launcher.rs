@@ -1,6 +1,11 @@
 //! Starts this program as its own worker, by nothing but what a program under an instruction counter may call.
 
-use std::{io, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use snakepit_core::{
@@ -22,10 +27,15 @@ impl Launcher for Direct {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<Arc<dyn LaunchedProcess>, LaunchError> {
+        let channel = |source| LaunchError::Os {
+            step: "create the channel",
+            source,
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(channel)?;
         let child = Command::new(&spec.program)
             .args(&spec.args)
             .env("SNAKEPIT_CHANNEL", spec.channel.to_string())
-            .stdin(Stdio::null())
+            .stdin(OwnedFd::from(theirs))
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| LaunchError::Exec {
@@ -42,6 +52,7 @@ impl Launcher for Direct {
                 boot_id: String::new(),
                 pid_namespace: 0,
             },
+            channel: StdMutex::new(Some(ours)),
             child: Mutex::new(child),
             exit: watch::Sender::new(None),
         }))
@@ -52,6 +63,7 @@ impl Launcher for Direct {
 #[derive(Debug)]
 struct Process {
     identity: ProcessIdentity,
+    channel: StdMutex<Option<UnixStream>>,
     child: Mutex<Child>,
     exit: watch::Sender<Option<ExitOutcome>>,
 }
@@ -63,7 +75,10 @@ impl LaunchedProcess for Process {
     }
 
     fn take_io(&self) -> ProcessIo {
-        ProcessIo::default()
+        ProcessIo {
+            channel: self.channel.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            ..ProcessIo::default()
+        }
     }
 
     async fn open_gate(&self) -> Result<(), LaunchError> {

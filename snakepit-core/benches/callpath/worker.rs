@@ -1,11 +1,18 @@
 //! A worker that costs nothing: it answers what it was given.
 
-use std::{convert::Infallible, path::PathBuf, pin::Pin};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io::IoSliceMut,
+    mem::MaybeUninit,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+};
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use snakepit_proto::{
-    PROTOCOL_VERSIONS,
+    PROTOCOL_VERSIONS, frames, preamble,
     v1::{
         AdapterReport, CallRequest, CallResponse, CancelRequest, CancelResponse, Event, EventsRequest,
         HandshakeRequest, HandshakeResponse, HostRequest, HostResponse, PingRequest, PingResponse,
@@ -18,15 +25,41 @@ use snakepit_proto::{
         worker_server::{Worker, WorkerServer},
     },
 };
-use tokio::{net::UnixListener, sync::mpsc};
-use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming, body::Body, codegen::Service as _};
 
-/// Serves the channel that the environment names, until the host closes it or has the worker leave.
+/// Serves the channel on standard input, until the host closes it or has the worker leave.
 pub(crate) async fn serve() {
-    let channel = std::env::var("SNAKEPIT_CHANNEL").unwrap();
-    let path = PathBuf::from(channel.strip_prefix("unix:").unwrap());
-    let (stream, _) = UnixListener::bind(path).unwrap().accept().await.unwrap();
+    let (data, [control, calls]) = inherited();
+    // However one of them ends, the worker does, too.
+    tokio::select! {
+        () = connection(data) => {}
+        () = connection(control) => {}
+        () = answer_calls(calls) => {}
+    }
+}
+
+/// What the preamble brings.
+fn inherited() -> (UnixStream, [UnixStream; 2]) {
+    let data = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut bytes = [0; preamble::LEN];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let read = recvmsg(&data, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+    assert_eq!(read.unwrap().bytes, preamble::LEN);
+    let sent = ancillary.drain().filter_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let mut sent = sent.flatten().map(UnixStream::from);
+    (data.into(), [sent.next().unwrap(), sent.next().unwrap()])
+}
+
+async fn connection(socket: UnixStream) {
+    socket.set_nonblocking(true).unwrap();
+    let stream = tokio::net::UnixStream::from_std(socket).unwrap();
     let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async {
         let control = request
             .uri()
@@ -40,8 +73,15 @@ pub(crate) async fn serve() {
         Ok::<_, Infallible>(answer)
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    // However the connection ends, the worker does, too.
+    // Its end is what there is to tell.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer_calls(socket: UnixStream) {
+    let (mut requests, mut answers) = frames::split(socket).unwrap();
+    while let Ok(Some(request)) = poll_fn(|cx| requests.poll_next(cx)).await {
+        assert!(answers.send(&answer(request)).unwrap(), "few are under way");
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -90,8 +130,6 @@ impl WorkerControl for Echo {
     }
 }
 
-type Answers = Pin<Box<dyn Stream<Item = Result<CallResponse, Status>> + Send>>;
-
 fn answer(request: CallRequest) -> CallResponse {
     let CallRequest { call_id, args, .. } = request;
     CallResponse {
@@ -103,18 +141,9 @@ fn answer(request: CallRequest) -> CallResponse {
 #[async_trait]
 impl Worker for Echo {
     type CallStreamStream = ReceiverStream<Result<StreamResponse, Status>>;
-    type CallsStream = Answers;
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         Ok(Response::new(answer(request.into_inner())))
-    }
-
-    async fn calls(
-        &self,
-        request: Request<Streaming<CallRequest>>,
-    ) -> Result<Response<Self::CallsStream>, Status> {
-        let answers = request.into_inner().map(|request| request.map(answer));
-        Ok(Response::new(Box::pin(answers)))
     }
 
     /// Yields as many items as the first byte of the arguments' one number says, and no more than it has credit for.

@@ -1,127 +1,184 @@
-//! Many calls over one stream of a connection.
+//! Many calls over one socket.
 //!
-//! A unary call is a stream of HTTP/2: headers there and back, trailers, the state of a stream on both sides. Over a stream that
-//! stays open a call is a message there and a message back (see ADR-015). The messages are framed as gRPC frames them: a byte
-//! that says whether it is compressed, which it never is, its length in 32 bits, big endian, and the message.
+//! A call is a message there and a message back, and nothing else (see ADR-019): no stream of HTTP/2, and no hand-over between
+//! tasks on the way there. [`snakepit_proto::frames`] describes what goes over the socket.
 
 use std::{
-    collections::HashMap,
+    convert::Infallible,
     fmt,
-    pin::Pin,
+    future::poll_fn,
+    io,
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use h2::{
-    RecvStream, SendStream,
-    client::{ResponseFuture, SendRequest},
+use snakepit_proto::{
+    frames::{self, FrameReader, FrameWriter},
+    v1::{CallRequest, CallResponse},
 };
-use http::{HeaderMap, Method, Request, header};
-use prost::Message as _;
-use snakepit_proto::v1::{CallRequest, CallResponse};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::MAX_MESSAGE_LEN;
 use crate::worker::TransportError;
-
-/// The method that the stream is of.
-const PATH: &str = "http://worker/snakepit.worker.v1.Worker/Calls";
-/// What gRPC puts before a message.
-const PREFIX: usize = 5;
 
 type Answer = Result<CallResponse, TransportError>;
 
-/// The caller's side of the stream. Clones share it.
+/// The host's end of the socket. Clones share it; the last one that is dropped closes it.
 #[derive(Clone)]
 pub(crate) struct Calls {
     shared: Arc<Shared>,
+    closed: CancellationToken,
+    _driver: Arc<AbortOnDropHandle<()>>,
 }
 
 struct Shared {
-    /// `None` once it has ended.
-    requests: Mutex<Option<SendStream<Bytes>>>,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    /// `None` once nothing more is answered.
+    requests: Mutex<Option<FrameWriter>>,
+    /// Calls under way. They are few: a worker that runs one at a time is not sent many ahead.
+    waiting: Mutex<Vec<(u64, oneshot::Sender<Answer>)>>,
+    /// Woken when the socket is full and something is left to be sent.
+    rest: Notify,
 }
 
 impl Shared {
-    fn requests(&self) -> MutexGuard<'_, Option<SendStream<Bytes>>> {
+    fn requests(&self) -> MutexGuard<'_, Option<FrameWriter>> {
         // Each use leaves it whole.
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Answer>>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(u64, oneshot::Sender<Answer>)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing more is answered.
-    fn end(&self, why: &str) {
+    /// Whoever waits for the answer to a call.
+    fn take(&self, call_id: u64) -> Option<oneshot::Sender<Answer>> {
+        let mut waiting = self.waiting();
+        let at = waiting.iter().position(|(id, _)| *id == call_id)?;
+        Some(waiting.swap_remove(at).1)
+    }
+
+    /// Hands answers to those who wait for them; why that has come to an end.
+    async fn hand_out(&self, mut answers: FrameReader) -> String {
+        loop {
+            match poll_fn(|cx| answers.poll_next::<CallResponse>(cx)).await {
+                // Nobody waits for one whose caller has given up, or that was never asked for.
+                Ok(Some(answer)) => {
+                    if let Some(waiting) = self.take(answer.call_id) {
+                        let _ = waiting.send(Ok(answer));
+                    }
+                }
+                Ok(None) => return "the worker has closed it".to_owned(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    /// Sends what a full socket did not take at once.
+    async fn send_rest(&self) -> Infallible {
+        loop {
+            self.rest.notified().await;
+            let sent = poll_fn(|cx| match &mut *self.requests() {
+                Some(requests) => requests.poll_sent(cx),
+                None => io::Result::Ok(()).into(),
+            });
+            if let Err(error) = sent.await {
+                // The end comes to who reads, behind the answers that have come.
+                tracing::debug!(%error, "cannot send a call");
+            }
+        }
+    }
+}
+
+/// Tells those who wait that nothing more is answered, also when the runtime drops the task that reads.
+struct End {
+    shared: Arc<Shared>,
+    why: String,
+    closed: CancellationToken,
+}
+
+impl End {
+    fn because(mut self, why: String) {
+        self.why = why;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
         // What is sent from now on is refused; then those who have sent are told.
-        drop(self.requests().take());
-        let waiting = std::mem::take(&mut *self.waiting());
+        drop(self.shared.requests().take());
+        let waiting = std::mem::take(&mut *self.shared.waiting());
         for (_, answer) in waiting {
             // An error means that nobody waits any more.
-            let _ = answer.send(Err(failed(why)));
+            let _ = answer.send(Err(failed(&self.why)));
         }
+        self.closed.cancel();
     }
 }
 
 fn failed(why: &str) -> TransportError {
     TransportError {
-        message: format!("the stream of calls has ended: {why}"),
+        message: format!("the socket of calls has ended: {why}"),
     }
 }
 
 impl Calls {
-    /// Opens the stream. The answers have to be polled by the task that drives the connection, so that nothing is handed on
-    /// between tasks.
+    /// Begins to read answers.
     ///
     /// # Errors
-    /// When the connection is closed.
-    pub(super) fn open(sender: &mut SendRequest<Bytes>) -> Result<(Self, Answers), h2::Error> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(PATH)
-            .header(header::CONTENT_TYPE, "application/grpc")
-            .header(header::TE, "trailers")
-            .body(())
-            .expect("its parts are constants");
-        let (response, requests) = sender.send_request(request, false)?;
+    /// When the socket cannot be registered.
+    pub(crate) fn open(socket: UnixStream) -> io::Result<Self> {
+        let (answers, requests) = frames::split(socket)?;
         let shared = Arc::new(Shared {
             requests: Mutex::new(Some(requests)),
             waiting: Mutex::default(),
+            rest: Notify::new(),
         });
-        let answers = Answers {
+        let closed = CancellationToken::new();
+        let end = End {
             shared: Arc::clone(&shared),
-            state: State::Opening(response),
-            bytes: BytesMut::new(),
+            why: "the host has left it".to_owned(),
+            closed: closed.clone(),
         };
-        Ok((Self { shared }, answers))
+        let driver = tokio::spawn(async move {
+            let why = tokio::select! {
+                // Answers are what there is to do nearly always.
+                biased;
+                why = end.shared.hand_out(answers) => why,
+                never = end.shared.send_rest() => match never {},
+            };
+            end.because(why);
+        });
+        Ok(Self {
+            shared,
+            closed,
+            _driver: Arc::new(AbortOnDropHandle::new(driver)),
+        })
     }
 
     /// Sends a call; the answer resolves when it is there. Dropping it gives up the answer, not the call.
     pub(crate) fn call(&self, request: &CallRequest) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
-        let length = request.encoded_len();
-        let mut message = BytesMut::with_capacity(PREFIX + length);
-        message.put_u8(0);
-        // The pool has compared it with the longest message there may be.
-        message.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        request.encode(&mut message).expect("there is room for it");
-        self.shared.waiting().insert(request.call_id, answer);
+        self.shared.waiting().push((request.call_id, answer));
         let sent = match &mut *self.shared.requests() {
-            Some(requests) => requests
-                .send_data(message.freeze(), false)
-                .map_err(|error| error.to_string()),
+            Some(requests) => requests.send(request).map_err(|error| error.to_string()),
             None => Err("it was closed before".to_owned()),
         };
-        if let Err(why) = sent
-            && let Some(answer) = self.shared.waiting().remove(&request.call_id)
-        {
-            // It cannot have been dropped yet.
-            let _ = answer.send(Err(failed(&why)));
+        match sent {
+            Ok(true) => {}
+            Ok(false) => self.shared.rest.notify_one(),
+            Err(why) => {
+                if let Some(answer) = self.shared.take(request.call_id) {
+                    // It cannot have been dropped yet.
+                    let _ = answer.send(Err(failed(&why)));
+                }
+            }
         }
         answered
+    }
+
+    /// Resolves when nothing more is answered.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 }
 
@@ -133,182 +190,109 @@ impl fmt::Debug for Calls {
     }
 }
 
-/// Takes answers off the stream and hands them to whoever waits for them, until the stream ends.
-pub(super) struct Answers {
-    shared: Arc<Shared>,
-    state: State,
-    /// A message whose end is still to come.
-    bytes: BytesMut,
-}
-
-enum State {
-    Opening(ResponseFuture),
-    Open(RecvStream),
-}
-
-impl Answers {
-    /// Why the stream has ended.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        loop {
-            match &mut self.state {
-                State::Opening(response) => match ready!(Pin::new(response).poll(cx)) {
-                    Ok(response) => {
-                        // A refusal has its status in the headers, or no gRPC at all.
-                        if !response.status().is_success() || response.headers().contains_key("grpc-status") {
-                            let status = response.status();
-                            return Poll::Ready(refusal(response.headers(), status.as_u16()));
-                        }
-                        self.state = State::Open(response.into_body());
-                    }
-                    Err(error) => return Poll::Ready(error.to_string()),
-                },
-                State::Open(stream) => match ready!(stream.poll_data(cx)) {
-                    Some(Ok(data)) => {
-                        // Fails only for more than was received.
-                        let _ = stream.flow_control().release_capacity(data.len());
-                        if let Err(why) = self.take(data) {
-                            return Poll::Ready(why);
-                        }
-                    }
-                    Some(Err(error)) => return Poll::Ready(error.to_string()),
-                    None => return Poll::Ready("the worker has ended it".to_owned()),
-                },
-            }
-        }
-    }
-
-    /// Hands out the messages that are complete with these bytes.
-    fn take(&mut self, data: Bytes) -> Result<(), String> {
-        let mut rest = if self.bytes.is_empty() {
-            data
-        } else {
-            self.bytes.extend_from_slice(&data);
-            match needed(&self.bytes)? {
-                Some(length) if self.bytes.len() >= length => self.bytes.split().freeze(),
-                Some(length) => {
-                    self.bytes.reserve(length - self.bytes.len());
-                    return Ok(());
-                }
-                None => return Ok(()),
-            }
-        };
-        while let Some(length) = needed(&rest)?
-            && rest.len() >= length
-        {
-            let message = rest.split_to(length).slice(PREFIX..);
-            let answer = CallResponse::decode(message).map_err(|error| error.to_string())?;
-            // Nobody waits for one whose caller has given up, or that was never asked for.
-            if let Some(waiting) = self.shared.waiting().remove(&answer.call_id) {
-                let _ = waiting.send(Ok(answer));
-            }
-        }
-        if !rest.is_empty() {
-            if let Some(length) = needed(&rest)? {
-                self.bytes.reserve(length);
-            }
-            self.bytes.extend_from_slice(&rest);
-        }
-        Ok(())
-    }
-}
-
-/// Bytes of the message that begins here, its prefix included; `None` while that cannot be told.
-fn needed(bytes: &[u8]) -> Result<Option<usize>, String> {
-    let Some(&[compressed, a, b, c, d]) = bytes.first_chunk::<PREFIX>() else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if compressed != 0 || length > MAX_MESSAGE_LEN {
-        return Err(format!("what came is no answer: {compressed}, {length} bytes"));
-    }
-    Ok(Some(PREFIX + length))
-}
-
-fn refusal(headers: &HeaderMap, status: u16) -> String {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("none")
-    };
-    format!(
-        "the worker refuses it: HTTP {status}, gRPC status {}, {}",
-        text("grpc-status"),
-        text("grpc-message")
-    )
-}
-
-impl Future for Answers {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let why = ready!(self.poll_end(cx));
-        self.shared.end(&why);
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.shared.end("the connection is closed");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, os::unix::net::UnixStream};
+    use std::{io::Read as _, thread};
 
     use super::*;
-    use crate::rpc::Connection;
 
-    /// Answers one call and is gone, in a thread of its own, before the host has read any of it.
-    fn answer_and_die(socket: UnixStream) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            socket.set_nonblocking(true).unwrap();
-            let socket = tokio::net::UnixStream::from_std(socket).unwrap();
-            let mut connection = h2::server::handshake(socket).await.unwrap();
-            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
-            let mut calls = request.into_body();
-            let call = tokio::select! {
-                call = calls.data() => call.unwrap().unwrap(),
-                _ = connection.accept() => panic!("the host has left"),
-            };
-            let CallRequest { call_id, .. } = CallRequest::decode(&call[PREFIX..]).unwrap();
-            let answer = CallResponse {
-                call_id,
-                outcome: None,
-            };
-            let mut message = vec![0, 0, 0, 0, answer.encoded_len() as u8];
-            answer.encode(&mut message).unwrap();
-            let mut answers = respond.send_response(http::Response::new(()), false).unwrap();
-            answers.send_data(message.into(), false).unwrap();
-            // A turn in which it is sent, and nothing comes.
-            poll_fn(|cx| Poll::Ready(connection.poll_accept(cx).is_pending())).await;
-        });
+    fn request(call_id: u64, len: usize) -> CallRequest {
+        CallRequest {
+            call_id,
+            args: vec![7; len].into(),
+            ..CallRequest::default()
+        }
+    }
+
+    /// A worker in a thread of its own, which answers so many calls in the opposite order and is gone.
+    fn worker(socket: UnixStream, count: usize) -> thread::JoinHandle<Vec<CallRequest>> {
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (mut requests, mut answers) = frames::split(socket).unwrap();
+                let mut read: Vec<CallRequest> = Vec::new();
+                while read.len() < count {
+                    read.push(poll_fn(|cx| requests.poll_next(cx)).await.unwrap().unwrap());
+                }
+                for request in read.iter().rev() {
+                    let answer = CallResponse {
+                        call_id: request.call_id,
+                        outcome: None,
+                    };
+                    answers.send(&answer).unwrap();
+                }
+                poll_fn(|cx| answers.poll_sent(cx)).await.unwrap();
+                read
+            })
+        })
     }
 
     #[tokio::test]
     async fn an_answer_that_comes_with_the_end_of_the_worker_is_handed_out() {
-        // What comes together differs from time to time.
         for call_id in 1..=30 {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let worker = std::thread::spawn(move || answer_and_die(theirs));
-            let connection = Connection::open(ours).await.unwrap();
-            let calls = connection.calls().await.unwrap();
-            let answer = calls.call(&CallRequest {
-                call_id,
-                ..CallRequest::default()
-            });
-            // What the host has to say is said; what it is told, it hears when the worker is gone.
-            while !worker.is_finished() {
-                tokio::task::yield_now().await;
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            let calls = Calls::open(ours).unwrap();
+            let worker = worker(theirs, 1);
+            let answer = calls.call(&request(call_id, 0));
+            // What the host is told, it hears when the worker is gone.
+            worker.join().unwrap();
+            assert_eq!(answer.await.unwrap().unwrap().call_id, call_id);
+            calls.closed().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_go_to_those_who_asked_also_through_a_full_socket() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let calls = Calls::open(ours).unwrap();
+        let sent: Vec<_> = (1..=5).map(|id| request(id, 300_000)).collect();
+        let mut answers: Vec<_> = sent.iter().map(|request| calls.call(request)).collect();
+        // One that gives up is nobody's answer.
+        drop(answers.remove(2));
+        let worker = worker(theirs, sent.len());
+        for (answer, call_id) in answers.into_iter().zip([1, 2, 4, 5]) {
             assert_eq!(answer.await.unwrap().unwrap().call_id, call_id);
         }
+        assert_eq!(worker.join().unwrap(), sent);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_socket_is_told_to_those_who_wait_and_those_who_come() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let calls = Calls::open(ours).unwrap();
+        // More than the socket holds: it waits to be sent.
+        let waits = calls.call(&request(1, 3_000_000));
+        drop(theirs);
+        let why = waits.await.unwrap().unwrap_err().to_string();
+        assert!(why.contains("the socket of calls has ended"), "{why}");
+        calls.closed().await;
+        let why = calls.call(&request(2, 0)).await.unwrap().unwrap_err().to_string();
+        assert!(why.contains("closed before"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_answer_ends_it() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let calls = Calls::open(ours).unwrap();
+        let waits = calls.call(&request(1, 0));
+        io::Write::write_all(&mut &theirs, &[9; 5]).unwrap();
+        let why = waits.await.unwrap().unwrap_err().to_string();
+        assert!(why.contains("no message"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn the_last_handle_closes_the_socket() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let calls = Calls::open(ours).unwrap();
+        let (copy, waits) = (calls.clone(), calls.call(&request(1, 0)));
+        drop(calls);
+        assert!(!copy.closed.is_cancelled());
+        drop(copy);
+        assert!(waits.await.unwrap().is_err());
+        let mut read = Vec::new();
+        theirs.read_to_end(&mut read).unwrap();
     }
 }

@@ -8,7 +8,6 @@ use std::{
     fmt, io,
     os::unix::net::UnixStream,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -18,18 +17,13 @@ use http::{Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame};
 use snakepit_proto::stream::{ChannelStream, Coalesced};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
-use super::{
-    calls::{Answers, Calls},
-    tandem::Tandem,
-};
 use crate::worker::BoxFuture;
 
 /// The largest message either side accepts, in bytes: gRPC's own length is 32 bits, and a usize must hold it.
-pub const MAX_MESSAGE_LEN: usize = i32::MAX as usize;
+pub const MAX_MESSAGE_LEN: usize = snakepit_proto::frames::MAX_LEN;
 
 /// Flow-control window of a stream and of the connection, in bytes. Both ends are on one machine and a message is
 /// collected whole anyway, so the window only has to be large enough not to stall a large message.
@@ -57,8 +51,6 @@ pub enum ConnectionError {
 #[derive(Clone)]
 pub struct Connection {
     sender: SendRequest<Bytes>,
-    /// Where the task that drives the connection takes the answers of its stream of calls, once there is one.
-    attach: Arc<Mutex<Option<oneshot::Sender<Answers>>>>,
     closed: CancellationToken,
 }
 
@@ -97,42 +89,13 @@ impl Connection {
     ) -> Self {
         let closed = CancellationToken::new();
         let done = closed.clone().drop_guard();
-        let (attach, attached) = oneshot::channel::<Answers>();
         tokio::spawn(async move {
-            let answers = async {
-                if let Ok(answers) = attached.await {
-                    answers.await;
-                }
-                std::future::pending().await
-            };
-            // The connection is what receives the answers, and the same turn hands them out. So does the turn in which it ends: a
-            // worker may answer and die.
-            let ended = Tandem::new(connection, answers);
-            if let Err(error) = ended.await {
+            if let Err(error) = connection.await {
                 tracing::debug!(%error, "a worker's connection ended");
             }
             drop(done);
         });
-        Self {
-            sender,
-            attach: Arc::new(Mutex::new(Some(attach))),
-            closed,
-        }
-    }
-
-    /// Opens the stream of calls, once in the life of the connection.
-    ///
-    /// # Errors
-    /// When the connection is closed.
-    pub(crate) async fn calls(&self) -> Result<Calls, ConnectionError> {
-        let attach = self.attach.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut sender = self.sender.clone().ready().await?;
-        let (calls, answers) = Calls::open(&mut sender)?;
-        if let Some(attach) = attach {
-            // An error means that the connection is closed: the answers are dropped, and say so to whoever calls.
-            let _ = attach.send(answers);
-        }
-        Ok(calls)
+        Self { sender, closed }
     }
 
     /// Resolves when the connection is closed, by whichever side.

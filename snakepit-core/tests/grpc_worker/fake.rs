@@ -381,7 +381,7 @@ async fn serve(channel: Channel, served: Served) {
             serve_stream(stream, served).await;
         }
         Channel::Inherited(data) => {
-            let [control, journal] = read_preamble(&data);
+            let [control, _calls, journal] = read_preamble(&data);
             let streams = [data, control.into()].map(|stream| {
                 stream.set_nonblocking(true).unwrap();
                 UnixStream::from_std(stream).unwrap()
@@ -392,8 +392,8 @@ async fn serve(channel: Channel, served: Served) {
     }
 }
 
-/// What comes with the preamble: the control socket and the journal.
-fn read_preamble(data: &StdUnixStream) -> [OwnedFd; 2] {
+/// What comes with the preamble: the control socket, the socket of calls and the journal.
+fn read_preamble(data: &StdUnixStream) -> [OwnedFd; 3] {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; preamble::LEN];
@@ -524,11 +524,6 @@ impl WorkerControl for Served {
 #[async_trait]
 impl Worker for Served {
     type CallStreamStream = Nothing<StreamResponse>;
-    type CallsStream = Nothing<CallResponse>;
-
-    async fn calls(&self, _: Request<Streaming<CallRequest>>) -> Result<Response<Self::CallsStream>, Status> {
-        Err(Status::unimplemented("it does not have the capability"))
-    }
 
     async fn call(&self, _: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         Err(Status::unimplemented("no test of this file calls"))

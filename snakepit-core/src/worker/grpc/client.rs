@@ -43,7 +43,7 @@ fn failed(status: &Status) -> TransportError {
 #[derive(Debug)]
 pub(super) struct GrpcClient {
     pub(super) data: Data,
-    /// The stream that calls go over, where the worker serves one.
+    /// The socket that calls go over, where the worker reads one.
     pub(super) calls: Option<Calls>,
     pub(super) control: Control,
     /// The memory that it shares with the worker.
@@ -179,7 +179,7 @@ impl WorkerClient for GrpcClient {
             return Box::pin(async move {
                 calls.call(&request).await.unwrap_or_else(|_| {
                     Err(TransportError {
-                        message: "the stream of calls is gone".into(),
+                        message: "the socket of calls is gone".into(),
                     })
                 })
             });

@@ -14,7 +14,7 @@ use super::{Live, client};
 use crate::{
     clock::{after, within},
     id::WorkerId,
-    rpc::Connection,
+    rpc::{Calls, Connection},
     worker::{Down, DownReason},
 };
 
@@ -25,7 +25,7 @@ const STDERR_FOLLOWS_EXIT: Duration = Duration::from_millis(50);
 
 /// Watches a worker until it is down, then says so. Holds no handle that would keep the worker alive longer than
 /// its users do.
-pub(super) fn spawn(worker: &Arc<Live>, connections: Vec<Connection>) {
+pub(super) fn spawn(worker: &Arc<Live>, connections: [Connection; 2], calls: Option<Calls>) {
     let weak = Arc::downgrade(worker);
     let process = Arc::clone(&worker.process);
     let mut condemned = worker.condemned.subscribe();
@@ -41,7 +41,7 @@ pub(super) fn spawn(worker: &Arc<Live>, connections: Vec<Connection>) {
                 // The last handle is gone, and with it everybody who would want to know.
                 None => return,
             },
-            () = any_closed(&connections) => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
+            () = any_closed(&connections, calls.as_ref()) => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
                 DownReason::Exited
             } else {
                 DownReason::ChannelClosed
@@ -68,14 +68,17 @@ async fn condemnation(condemned: &mut watch::Receiver<Option<DownReason>>) -> Op
     condemned.wait_for(Option::is_some).await.ok()?.clone()
 }
 
-async fn any_closed(connections: &[Connection]) {
-    match connections {
-        [data, control, ..] => tokio::select! {
-            () = data.closed() => {}
-            () = control.closed() => {}
-        },
-        [both] => both.closed().await,
-        [] => std::future::pending().await,
+async fn any_closed([data, control]: &[Connection; 2], calls: Option<&Calls>) {
+    let calls_closed = async {
+        match calls {
+            Some(calls) => calls.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = data.closed() => {}
+        () = control.closed() => {}
+        () = calls_closed => {}
     }
 }
 

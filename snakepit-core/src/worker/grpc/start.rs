@@ -34,7 +34,7 @@ use crate::{
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, StderrTail, drain},
     ledger::{LedgerError, Row},
-    rpc::{Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
+    rpc::{Calls, Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, StartTurn, Worker},
 };
 
@@ -244,20 +244,12 @@ async fn load(
     let mut arena = arena(spec, id, &form);
     let shared = arena.as_ref().map(|(_, fd)| fd.as_fd());
     let connecting = connect(channel, &form, &journal, shared);
-    let connections = or_exit(&process, connecting).await?;
-    let (data, control) = match &connections[..] {
-        [data, control, ..] => (data.clone(), control.clone()),
-        [both] => (both.clone(), both.clone()),
-        [] => unreachable!("connect returns one or two connections"),
-    };
-    let control = client::control(control);
+    let connected = or_exit(&process, connecting).await?;
+    let control = client::control(connected.control.clone());
 
     progress.phase = StartPhase::Handshake;
     let agreed = or_exit(&process, handshake(spec, id, control.clone())).await?;
-    let [.., control_connection] = &connections[..] else {
-        unreachable!("connect returns one or two connections");
-    };
-    let host = HostStream::new(spec, id, &process, &control, control_connection);
+    let host = HostStream::new(spec, id, &process, &control, &connected.control);
     let calls_host = agreed.calls_host && !spec.host_functions.is_empty();
     let serving = if calls_host { host.begin() } else { None };
     arena = arena.filter(|_| agreed.maps_arena);
@@ -266,17 +258,13 @@ async fn load(
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
     let adapters = or_exit(&process, ready(control.clone())).await?;
 
-    let calls = match agreed.takes_calls {
-        true => Some(
-            data.calls()
-                .await
-                .map_err(|error| StartErrorKind::Channel(error_chain(&error)))?,
-        ),
-        false => None,
-    };
+    let calls = connected.calls.filter(|_| agreed.takes_calls).map(Calls::open);
+    let calls = calls
+        .transpose()
+        .map_err(|error| StartErrorKind::Channel(error.to_string()))?;
     let client = Arc::new(GrpcClient {
-        data: client::data(data),
-        calls,
+        data: client::data(connected.data.clone()),
+        calls: calls.clone(),
         control: control.clone(),
         arena: arena.map(|(arena, _)| Arc::new(arena)),
     });
@@ -305,7 +293,7 @@ async fn load(
     if let Some(serving) = serving {
         live.host.watch(serving, &live);
     }
-    monitor::spawn(&live, connections);
+    monitor::spawn(&live, [connected.data, connected.control], calls);
     Ok(Arc::new(GrpcWorker { live }))
 }
 
@@ -339,30 +327,50 @@ fn arena(spec: &GrpcWorkerSpec, id: WorkerId, form: &ChannelForm) -> Option<(Are
         .ok()
 }
 
-/// Opens the worker's connections: data and control on an inherited channel, else one for both.
+/// The ways to a worker. Where it has one connection, that is for data and control.
+struct Connected {
+    data: Connection,
+    control: Connection,
+    /// For calls alone.
+    calls: Option<StdUnixStream>,
+}
+
+impl Connected {
+    fn by_one(both: Connection) -> Self {
+        Self {
+            data: both.clone(),
+            control: both,
+            calls: None,
+        }
+    }
+}
+
+/// Opens the worker's connections: data, control and calls on an inherited channel, else one for all.
 async fn connect(
     channel: Option<StdUnixStream>,
     form: &ChannelForm,
     journal: &Journal,
     arena: Option<BorrowedFd<'_>>,
-) -> Result<Vec<Connection>, StartErrorKind> {
+) -> Result<Connected, StartErrorKind> {
     let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
     let opened = |connection: Result<Connection, ConnectionError>| {
         connection.map_err(|error| StartErrorKind::Channel(error_chain(&error)))
     };
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
-            let (ours, theirs) = StdUnixStream::pair().map_err(|error| failed(&error))?;
-            let sent: Vec<_> = [theirs.as_fd(), journal.as_fd()]
+            let pair = || StdUnixStream::pair().map_err(|error| failed(&error));
+            let ((control, theirs), (calls, their_calls)) = (pair()?, pair()?);
+            let sent: Vec<_> = [theirs.as_fd(), their_calls.as_fd(), journal.as_fd()]
                 .into_iter()
                 .chain(arena)
                 .collect();
             send_preamble(&data, &sent).map_err(|error| failed(&error))?;
-            drop(theirs);
-            Ok(vec![
-                opened(Connection::open(data).await)?,
-                opened(Connection::open(ours).await)?,
-            ])
+            drop((theirs, their_calls));
+            Ok(Connected {
+                data: opened(Connection::open(data).await)?,
+                control: opened(Connection::open(control).await)?,
+                calls: Some(calls),
+            })
         }
         (None, ChannelForm::Inherited) => {
             Err(StartErrorKind::Channel("the launcher returned no channel".into()))
@@ -372,13 +380,13 @@ async fn connect(
             let stream = stream
                 .and_then(UnixStream::into_std)
                 .map_err(|error| failed(&error))?;
-            Ok(vec![opened(Connection::open(stream).await)?])
+            Ok(Connected::by_one(opened(Connection::open(stream).await)?))
         }
         (_, ChannelForm::Tcp(address)) => {
             let stream = until_listening(|| TcpStream::connect(address)).await;
             let stream = stream.map_err(|error| failed(&error))?;
             stream.set_nodelay(true).map_err(|error| failed(&error))?;
-            Ok(vec![opened(Connection::over(stream).await)?])
+            Ok(Connected::by_one(opened(Connection::over(stream).await)?))
         }
     }
 }
