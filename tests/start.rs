@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, process::Command, time::Duration};
 
 use common::{builder, fixtures, is_gone, until};
 use snakepit::{
@@ -218,4 +218,35 @@ async fn a_containment_level_that_is_not_to_be_had_fails_the_start_at_once() {
         told.contains("containment level `cgroup` is not available here: cannot create a cgroup below /proc"),
         "{told}"
     );
+}
+
+/// What takes milliseconds to import, for each worker, and nobody asked for: neither we nor the interpreter for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_has_imported_nothing_that_it_can_do_without() {
+    let pool = builder().start().await.unwrap();
+    let ask = async |code: &str| -> String { pool.call("builtins:eval", (code,)).await.unwrap() };
+    let python = ask("__import__('sys').executable").await;
+    let worker = ask("' '.join(__import__('sys').modules)").await;
+    let bare = Command::new(python)
+        .args(["-P", "-c", "import sys; print(*sys.modules)"])
+        .output();
+    let bare = String::from_utf8(bare.unwrap().stdout).unwrap();
+    let imported = |modules: &str, name: &str| modules.split_whitespace().any(|module| module == name);
+    let dear = [
+        "runpy",
+        "importlib.util",
+        "inspect",
+        "asyncio",
+        "typing",
+        "subprocess",
+        "socket",
+        "logging",
+    ];
+    let needless: Vec<_> = dear
+        .into_iter()
+        .filter(|name| imported(&worker, name) && !imported(&bare, name))
+        .collect();
+    assert!(needless.is_empty(), "{needless:?}");
+    assert!(imported(&worker, "snakepit._native"), "{worker}");
+    pool.shutdown().await;
 }

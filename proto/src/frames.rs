@@ -66,7 +66,7 @@ impl FrameReader {
     /// memory, those of others are copied out.
     ///
     /// # Errors
-    /// When the socket fails, ends within a message, or what comes is no message.
+    /// When the socket fails, ends within a message, what comes is no message, or there is no memory for it.
     pub fn poll_next<M: Message + Default>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<M>>> {
         loop {
             if let Some(message) = self.take()? {
@@ -105,7 +105,14 @@ impl FrameReader {
             return Ok(Some(message));
         }
         if PREFIX + len > self.inbox.capacity() {
-            let mut bytes = Vec::with_capacity(len);
+            let mut bytes = Vec::new();
+            // Whoever announces more than there is memory for must not be able to end this process.
+            bytes.try_reserve_exact(len).map_err(|_| {
+                io::Error::new(
+                    io::ErrorKind::OutOfMemory,
+                    format!("no memory for a message of {len} bytes"),
+                )
+            })?;
             bytes.extend_from_slice(rest);
             self.inbox.take(PREFIX + bytes.len());
             self.large = Some(Large { bytes, len });

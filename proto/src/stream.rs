@@ -7,6 +7,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, IoSlice},
     os::unix::net::UnixStream,
     pin::Pin,
@@ -52,6 +53,22 @@ impl ChannelStream {
             },
             output,
         ))
+    }
+}
+
+impl ChannelStream {
+    /// Waits until something has come, or the end.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    ///
+    /// # Cancel safety
+    /// Safe; nothing is lost.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        if self.inbox.ahead().is_empty() {
+            poll_fn(|cx| self.inbox.poll_more(cx)).await?;
+        }
+        Ok(())
     }
 }
 
@@ -242,6 +259,20 @@ mod tests {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"three");
+    }
+
+    #[tokio::test]
+    async fn what_has_been_waited_for_is_still_to_be_read() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut stream, _output) = ChannelStream::new(ours).unwrap();
+        (&theirs).write_all(b"all").unwrap();
+        stream.readable().await.unwrap();
+        stream.readable().await.unwrap();
+        drop(theirs);
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"all");
+        stream.readable().await.unwrap();
     }
 
     #[tokio::test]

@@ -46,7 +46,13 @@ pub(crate) async fn inherited(
     leave: impl Future<Output = ()>,
     turned: impl Fn(bool),
 ) -> io::Result<()> {
-    let (stream, output) = ChannelStream::new(socket)?;
+    let (mut stream, output) = ChannelStream::new(socket)?;
+    let mut leave = std::pin::pin!(leave);
+    // A host that calls no streams says nothing here, and HTTP/2 costs time and memory.
+    tokio::select! {
+        begun = stream.readable() => begun?,
+        () = leave.as_mut() => return Ok(()),
+    }
     let connection = Box::pin(http2(stream, router));
     let mut connection = Coalesced::new(connection, output);
     let served = poll_fn(|cx| {

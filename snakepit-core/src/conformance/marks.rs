@@ -116,13 +116,25 @@ impl Marks {
     }
 
     fn role_of(&self, pid: u32) -> Option<String> {
+        Some(self.named_by(pid)?.1)
+    }
+
+    /// Whether a process runs its script, and no program that is about to execute the shell that does, with another session or
+    /// environment.
+    fn has_begun(&self, pid: u32) -> bool {
+        self.named_by(pid).is_some_and(|(at, _)| at == 1)
+    }
+
+    /// The script among the arguments of a process, and the number of that argument.
+    fn named_by(&self, pid: u32) -> Option<(usize, String)> {
         // A process that has ended, or is another user's behind hidepid, has no arguments to show.
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut prefix = self.dir.as_os_str().as_bytes().to_vec();
         prefix.push(b'/');
-        let mut arguments = arguments.split(|byte| *byte == 0);
-        let role = arguments.find_map(|argument| argument.strip_prefix(prefix.as_slice()))?;
-        Some(String::from_utf8_lossy(role).into_owned())
+        let mut arguments = arguments.split(|byte| *byte == 0).enumerate();
+        let (at, role) =
+            arguments.find_map(|(at, argument)| Some((at, argument.strip_prefix(prefix.as_slice())?)))?;
+        Some((at, String::from_utf8_lossy(role).into_owned()))
     }
 
     /// The family, once each member is there and has come to where it stays.
@@ -132,6 +144,9 @@ impl Marks {
             let mut members = living.iter().filter(|found| found.role == *role);
             let settled = members.next().is_some_and(|member| {
                 let pid = member.pidfd.pid();
+                if !self.has_begun(pid) {
+                    return false;
+                }
                 // A stopped process has set its traps before.
                 let is_stopped = || Stat::read(pid).is_ok_and(|stat| stat.state == b'T');
                 if *role == "stopped" {

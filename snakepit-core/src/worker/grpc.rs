@@ -2,6 +2,7 @@
 
 mod affinity;
 mod client;
+mod data;
 mod end;
 mod environment;
 mod host;

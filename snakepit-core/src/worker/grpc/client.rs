@@ -5,26 +5,20 @@ use std::{sync::Arc, time::Duration};
 use snakepit_proto::v1::{
     CallRequest, CallResponse, CancelRequest, PingRequest, ShutdownRequest, StreamRequest, StreamResponse,
     StreamStart, ValueInArena, stream_request::Message, stream_response,
-    worker_client::WorkerClient as DataClient, worker_control_client::WorkerControlClient,
+    worker_control_client::WorkerControlClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tonic::{Status, Streaming};
 
+use super::data::Data;
 use crate::{
     arena::{Arena, Placed},
     rpc::{Calls, Connection, MAX_MESSAGE_LEN},
     worker::{Aside, BoxFuture, ItemStream, Received, TransportError, WorkerClient},
 };
 
-pub(super) type Data = DataClient<Connection>;
 pub(super) type Control = WorkerControlClient<Connection>;
-
-pub(super) fn data(connection: Connection) -> Data {
-    DataClient::with_origin(connection, Connection::origin())
-        .max_decoding_message_size(MAX_MESSAGE_LEN)
-        .max_encoding_message_size(MAX_MESSAGE_LEN)
-}
 
 pub(super) fn control(connection: Connection) -> Control {
     WorkerControlClient::with_origin(connection, Connection::origin())
@@ -39,7 +33,7 @@ fn failed(status: &Status) -> TransportError {
     }
 }
 
-/// The data and control connections of one worker.
+/// The ways to one worker.
 #[derive(Debug)]
 pub(super) struct GrpcClient {
     pub(super) data: Data,
@@ -67,7 +61,7 @@ impl GrpcClient {
     }
 
     async fn stream(
-        mut data: Data,
+        data: Data,
         request: CallRequest,
         credit: u32,
         arena: Option<Arc<Arena>>,
@@ -84,6 +78,8 @@ impl GrpcClient {
             message: Some(message),
         });
         let answers = data
+            .client()
+            .await?
             .call_stream(messages)
             .await
             .map_err(|status| failed(&status))?
@@ -184,9 +180,11 @@ impl WorkerClient for GrpcClient {
                 })
             });
         }
-        let mut data = self.data.clone();
+        let data = self.data.clone();
         Box::pin(async move {
             Ok(data
+                .client()
+                .await?
                 .call(request)
                 .await
                 .map_err(|status| failed(&status))?

@@ -25,7 +25,7 @@ const STDERR_FOLLOWS_EXIT: Duration = Duration::from_millis(50);
 
 /// Watches a worker until it is down, then says so. Holds no handle that would keep the worker alive longer than
 /// its users do.
-pub(super) fn spawn(worker: &Arc<Live>, connections: [Connection; 2], calls: Option<Calls>) {
+pub(super) fn spawn(worker: &Arc<Live>, ways: Ways) {
     let weak = Arc::downgrade(worker);
     let process = Arc::clone(&worker.process);
     let mut condemned = worker.condemned.subscribe();
@@ -41,7 +41,7 @@ pub(super) fn spawn(worker: &Arc<Live>, connections: [Connection; 2], calls: Opt
                 // The last handle is gone, and with it everybody who would want to know.
                 None => return,
             },
-            () = any_closed(&connections, calls.as_ref()) => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
+            () = ways.any_closed() => if within(EXIT_FOLLOWS_EOF, process.exited()).await.is_some() {
                 DownReason::Exited
             } else {
                 DownReason::ChannelClosed
@@ -68,17 +68,28 @@ async fn condemnation(condemned: &mut watch::Receiver<Option<DownReason>>) -> Op
     condemned.wait_for(Option::is_some).await.ok()?.clone()
 }
 
-async fn any_closed([data, control]: &[Connection; 2], calls: Option<&Calls>) {
-    let calls_closed = async {
-        match calls {
-            Some(calls) => calls.closed().await,
-            None => std::future::pending().await,
+/// The ways to a worker whose end is the worker's.
+pub(super) struct Ways {
+    pub(super) control: Connection,
+    /// Open from the beginning.
+    pub(super) data: Option<Connection>,
+    pub(super) calls: Option<Calls>,
+}
+
+impl Ways {
+    async fn any_closed(&self) {
+        tokio::select! {
+            () = self.control.closed() => {}
+            () = of(self.data.as_ref().map(Connection::closed)) => {}
+            () = of(self.calls.as_ref().map(Calls::closed)) => {}
         }
-    };
-    tokio::select! {
-        () = data.closed() => {}
-        () = control.closed() => {}
-        () = calls_closed => {}
+    }
+}
+
+async fn of(closed: Option<impl Future<Output = ()>>) {
+    match closed {
+        Some(closed) => closed.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -24,8 +24,10 @@ use tokio_util::task::TaskTracker;
 use super::{
     ChannelSpec, GrpcWorker, GrpcWorkerSpec, Live,
     client::{self, Control, GrpcClient},
+    data::Data,
     host::{self, HostStream},
-    monitor, output,
+    monitor::{self, Ways},
+    output,
 };
 use crate::{
     arena::Arena,
@@ -249,6 +251,15 @@ async fn load(
 
     progress.phase = StartPhase::Handshake;
     let agreed = or_exit(&process, handshake(spec, id, control.clone())).await?;
+    let (data, beside) = match connected.data {
+        // Then streams of items are all that it is for.
+        Some(socket) if agreed.takes_calls => (Data::on_demand(socket), None),
+        Some(socket) => {
+            let connection = opened(Connection::open(socket).await)?;
+            (Data::over(connection.clone()), Some(connection))
+        }
+        None => (Data::over(connected.control.clone()), None),
+    };
     let host = HostStream::new(spec, id, &process, &control, &connected.control);
     let calls_host = agreed.calls_host && !spec.host_functions.is_empty();
     let serving = if calls_host { host.begin() } else { None };
@@ -263,7 +274,7 @@ async fn load(
         .transpose()
         .map_err(|error| StartErrorKind::Channel(error.to_string()))?;
     let client = Arc::new(GrpcClient {
-        data: client::data(connected.data.clone()),
+        data,
         calls: calls.clone(),
         control: control.clone(),
         arena: arena.map(|(arena, _)| Arc::new(arena)),
@@ -293,7 +304,12 @@ async fn load(
     if let Some(serving) = serving {
         live.host.watch(serving, &live);
     }
-    monitor::spawn(&live, [connected.data, connected.control], calls);
+    let ways = Ways {
+        control: connected.control,
+        data: beside,
+        calls,
+    };
+    monitor::spawn(&live, ways);
     Ok(Arc::new(GrpcWorker { live }))
 }
 
@@ -327,25 +343,30 @@ fn arena(spec: &GrpcWorkerSpec, id: WorkerId, form: &ChannelForm) -> Option<(Are
         .ok()
 }
 
-/// The ways to a worker. Where it has one connection, that is for data and control.
+/// The ways to a worker.
 struct Connected {
-    data: Connection,
     control: Connection,
+    /// For the service `Worker`; without it, `control` is for both.
+    data: Option<StdUnixStream>,
     /// For calls alone.
     calls: Option<StdUnixStream>,
 }
 
 impl Connected {
-    fn by_one(both: Connection) -> Self {
+    fn by_one(control: Connection) -> Self {
         Self {
-            data: both.clone(),
-            control: both,
+            control,
+            data: None,
             calls: None,
         }
     }
 }
 
-/// Opens the worker's connections: data, control and calls on an inherited channel, else one for all.
+fn opened(connection: Result<Connection, ConnectionError>) -> Result<Connection, StartErrorKind> {
+    connection.map_err(|error| StartErrorKind::Channel(error_chain(&error)))
+}
+
+/// Opens the ways to a worker: a socket for each purpose on an inherited channel, else one connection for all.
 async fn connect(
     channel: Option<StdUnixStream>,
     form: &ChannelForm,
@@ -353,9 +374,6 @@ async fn connect(
     arena: Option<BorrowedFd<'_>>,
 ) -> Result<Connected, StartErrorKind> {
     let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
-    let opened = |connection: Result<Connection, ConnectionError>| {
-        connection.map_err(|error| StartErrorKind::Channel(error_chain(&error)))
-    };
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
             let pair = || StdUnixStream::pair().map_err(|error| failed(&error));
@@ -367,8 +385,8 @@ async fn connect(
             send_preamble(&data, &sent).map_err(|error| failed(&error))?;
             drop((theirs, their_calls));
             Ok(Connected {
-                data: opened(Connection::open(data).await)?,
                 control: opened(Connection::open(control).await)?,
+                data: Some(data),
                 calls: Some(calls),
             })
         }
