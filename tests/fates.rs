@@ -6,7 +6,10 @@ mod common;
 
 use common::{builder, is_gone, until, worker_pid};
 use serde::Serialize;
-use snakepit::{CallError, Pool, RemoteErrorKind, Value, core::process::ExitOutcome};
+use snakepit::{
+    CallError, Pool, RemoteErrorKind, Value,
+    core::process::{ExitOutcome, Pidfd},
+};
 
 const FATES: [&str; 4] = ["crash", "exit", "c_exit", "raise"];
 
@@ -149,4 +152,37 @@ async fn a_call_that_kills_its_workers_is_refused_and_others_are_not() {
     assert!(!error.may_have_executed());
     pool.call::<_, u32>("dies:pid", ()).await.unwrap();
     pool.shutdown().await;
+}
+
+/// A worker that leaves by itself runs its stop hooks and looks at nothing meanwhile: what the host sends it then is refused by name, certainly
+/// not executed, and a call is taken by the next worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_to_a_worker_that_is_leaving_is_not_lost() {
+    for streams in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("leaving");
+        let pool = builder()
+            .adapter("leaves_slowly")
+            .env("LEAVES_SLOWLY", &said)
+            .start()
+            .await
+            .unwrap();
+        let leaving = worker_pid(&pool).await;
+        let pidfd = Pidfd::open(leaving).unwrap();
+        pidfd.signal(libc::SIGTERM).unwrap();
+        until("its stop hook runs", async || said.exists()).await;
+        if streams {
+            // The first of this worker: its connection begins with it.
+            let call = pool.request("dies:pids").args(&()).unwrap();
+            let mut items = call.stream::<u32>().await.unwrap();
+            match items.next().await.unwrap().unwrap_err() {
+                CallError::Failed(failed) => assert_eq!(failed.error.kind, RemoteErrorKind::ShuttingDown),
+                other => panic!("{other}"),
+            }
+        } else {
+            let next: u32 = pool.call("dies:pid", ()).await.unwrap();
+            assert_ne!(next, leaving);
+        }
+        pool.shutdown().await;
+    }
 }

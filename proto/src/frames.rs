@@ -15,6 +15,7 @@
 //! There is no HTTP/2 around it, which is most of what a short call costs otherwise.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     os::unix::net::UnixStream,
     sync::Arc,
@@ -28,6 +29,9 @@ use crate::socket::{Inbox, Outbox};
 
 /// What is put before a message, in bytes.
 pub const PREFIX: usize = 5;
+
+/// Bytes that are sent in one go.
+const AT_ONCE: usize = 1024 * 1024;
 
 /// The largest message, in bytes.
 pub const MAX_LEN: usize = i32::MAX as usize;
@@ -46,7 +50,11 @@ pub fn split(socket: UnixStream) -> io::Result<(FrameReader, FrameWriter)> {
         inbox: Inbox::new(Arc::clone(&socket))?,
         large: None,
     };
-    Ok((reader, FrameWriter(Outbox::new(socket))))
+    let writer = FrameWriter {
+        outbox: Outbox::new(socket),
+        behind: VecDeque::new(),
+    };
+    Ok((reader, writer))
 }
 
 /// Reads messages.
@@ -143,50 +151,73 @@ impl fmt::Debug for FrameReader {
     }
 }
 
+/// A message with what is put before it.
+///
+/// # Errors
+/// When it is longer than [`MAX_LEN`].
+pub fn frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
+    let len = message.encoded_len();
+    let announced = u32::try_from(len)
+        .ok()
+        .filter(|_| len <= MAX_LEN)
+        .ok_or_else(|| {
+            let why = format!("a message of {len} bytes, where at most {MAX_LEN} are possible");
+            io::Error::new(io::ErrorKind::InvalidInput, why)
+        })?;
+    let mut frame = Vec::with_capacity(PREFIX + len);
+    frame.put_u8(0);
+    frame.put_u32(announced);
+    message.encode(&mut frame).expect("a vector has room");
+    Ok(frame)
+}
+
 /// Writes messages. When the socket fails, it is shut down both ways: what has come can still be read, and then the end.
-pub struct FrameWriter(Outbox);
+pub struct FrameWriter {
+    /// The first of those that have not left.
+    outbox: Outbox,
+    behind: VecDeque<Vec<u8>>,
+}
 
 impl FrameWriter {
-    /// Sends a message behind those before it, as far as the socket takes it: `false` when [`poll_sent`](Self::poll_sent) has to see
-    /// to the rest.
+    /// Sends a [frame](frame()) behind those before it, as far as the socket takes it: `false` when
+    /// [`poll_sent`](Self::poll_sent) has to see to the rest.
     ///
     /// # Errors
-    /// When the socket fails, or the message is longer than [`MAX_LEN`]; nothing of it is sent then.
-    pub fn send<M: Message>(&mut self, message: &M) -> io::Result<bool> {
-        let len = message.encoded_len();
-        let announced = u32::try_from(len)
-            .ok()
-            .filter(|_| len <= MAX_LEN)
-            .ok_or_else(|| {
-                let why = format!("a message of {len} bytes, where at most {MAX_LEN} are possible");
-                io::Error::new(io::ErrorKind::InvalidInput, why)
-            })?;
-        let waits = self.0.is_full();
-        let bytes = &mut self.0.bytes;
-        bytes.reserve(PREFIX + len);
-        bytes.put_u8(0);
-        bytes.put_u32(announced);
-        message.encode(bytes).expect("a vector has room");
-        if waits {
+    /// When the socket fails.
+    pub fn send(&mut self, frame: Vec<u8>) -> io::Result<bool> {
+        if self.outbox.is_full() {
+            self.behind.push_back(frame);
             return Ok(false);
         }
-        self.0.try_send().inspect_err(|_| self.0.shut_down())
+        self.outbox.bytes = frame;
+        self.outbox
+            .try_send(AT_ONCE)
+            .inspect_err(|_| self.outbox.shut_down())
     }
 
-    /// Waits until everything has been sent.
+    /// Waits until everything has been sent. Much of it takes several polls, so that others who send need not wait for all.
     ///
     /// # Errors
     /// When the socket fails.
     pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let sent = ready!(self.0.poll_send(cx));
-        Poll::Ready(sent.inspect_err(|_| self.0.shut_down()))
+        let mut left = AT_ONCE;
+        loop {
+            if let Err(error) = ready!(self.outbox.poll_send_of(cx, &mut left)) {
+                self.outbox.shut_down();
+                return Poll::Ready(Err(error));
+            }
+            match self.behind.pop_front() {
+                Some(frame) => self.outbox.bytes = frame,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
 impl fmt::Debug for FrameWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrameWriter")
-            .field("is_full", &self.0.is_full())
+            .field("behind", &self.behind.len())
             .finish_non_exhaustive()
     }
 }

@@ -10,13 +10,13 @@
 //! 0       8     magic, b"SNAKEPIT"
 //! 8       2     preamble version, big endian
 //! 10      2     number of descriptors sent along, big endian
-//! 12      4     length of the body that follows, big endian; empty in version 1
+//! 12      4     length of the body that follows, big endian; empty in version 2
 //! ```
 
 /// The first bytes of every preamble.
 pub const MAGIC: [u8; 8] = *b"SNAKEPIT";
 /// The preamble version written by this build.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Size of the fixed part in bytes.
 pub const LEN: usize = 16;
 /// The largest body a reader accepts, in bytes.

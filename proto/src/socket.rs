@@ -133,27 +133,42 @@ impl Outbox {
         self.full.is_some() || !self.bytes.is_empty()
     }
 
-    /// Sends what the socket takes at once; whether that was all. Who is not content with that polls.
-    pub(crate) fn try_send(&mut self) -> io::Result<bool> {
-        while self.sent < self.bytes.len() {
-            match send_some(&self.socket, &self.bytes[self.sent..]) {
+    /// Sends what the socket takes at once, of so many bytes; whether that was all. Who is not content with that polls.
+    pub(crate) fn try_send(&mut self, most: usize) -> io::Result<bool> {
+        let end = self.bytes.len().min(self.sent.saturating_add(most));
+        while self.sent < end {
+            match send_some(&self.socket, &self.bytes[self.sent..end]) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
-        self.clear();
-        Ok(true)
+        let all = self.sent == self.bytes.len();
+        if all {
+            self.clear();
+        }
+        Ok(all)
     }
 
     /// Sends what is collected.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_of(cx, &mut usize::MAX.clone())
+    }
+
+    /// As [`poll_send`](Self::poll_send); after so many bytes it is somebody else's turn.
+    pub(crate) fn poll_send_of(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<io::Result<()>> {
         while self.sent < self.bytes.len() {
-            let unsent = &self.bytes[self.sent..];
+            if *left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let end = self.bytes.len().min(self.sent.saturating_add(*left));
+            let unsent = &self.bytes[self.sent..end];
             let sent = ready!(poll_room(&self.socket, &mut self.full, cx, |socket| {
                 send_some(socket, unsent)
             }))?;
             self.sent += sent;
+            *left -= sent;
         }
         self.clear();
         Poll::Ready(Ok(()))

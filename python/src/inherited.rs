@@ -24,7 +24,7 @@ pub(crate) struct Inherited {
     pub(crate) control: UnixStream,
     /// Calls without HTTP/2.
     pub(crate) calls: Option<UnixStream>,
-    /// Where calls that begin are noted; older hosts have none.
+    /// Where calls that begin are noted.
     pub(crate) journal: Option<sys::Journal>,
 }
 

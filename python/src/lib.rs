@@ -6,7 +6,7 @@
 //! answers the host, delivers cancels as a signal to the main thread, and ends the process tree when the host
 //! goes away, whatever the main thread is doing. What they share is in `shared`.
 //!
-//! On an inherited channel, with one call at a time, the data connection is served by the main thread itself, so that a call
+//! On an inherited channel, with one call at a time, the sockets of calls and of streams are served by the main thread itself, so that a call
 //! crosses no threads. On a Unix path or TCP address, and where several calls run side by side, the control thread serves all
 //! connections and calls take a hop: to the main thread, to one of several threads (`threads`), or to the event loop on the main thread (`tasks`).
 

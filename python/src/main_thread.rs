@@ -6,6 +6,7 @@ use std::{
 };
 
 use pyo3::prelude::*;
+use snakepit_proto::frames::{FrameReader, FrameWriter};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -60,7 +61,8 @@ struct Connection {
 
 /// Calls that come over a socket of their own.
 enum Calls {
-    Served(JoinHandle<()>),
+    /// The socket is closed when its halves are dropped.
+    Served(JoinHandle<Option<(FrameReader, FrameWriter)>>),
     /// There are none, or they come over HTTP/2: a socket for them is kept open, as its number is known to be ours.
     Elsewhere(#[expect(dead_code, reason = "held open")] Option<UnixStream>),
 }
@@ -86,15 +88,14 @@ impl Connection {
         self.flush.notify_one();
         // The connection bounds its own flush.
         let limit = serve::FLUSH_LIMIT * 2;
-        let calls = match self.calls {
-            Calls::Served(calls) => Some(calls),
-            Calls::Elsewhere(_) => None,
+        // One that has ended has been waited for. The calls' socket is open until the connection is flushed: to the host, the
+        // first that closes is the end.
+        let _calls = match self.calls {
+            Calls::Served(calls) if !calls.is_finished() => within(limit, calls).await,
+            Calls::Served(_) | Calls::Elsewhere(_) => None,
         };
-        for serving in calls.into_iter().chain([self.served]) {
-            // One that has ended has been waited for.
-            if !serving.is_finished() {
-                within(limit, serving).await;
-            }
+        if !self.served.is_finished() {
+            within(limit, self.served).await;
         }
     }
 }
@@ -194,12 +195,16 @@ impl MainLoop {
             Some(socket) if inline => {
                 let serving = calls::serve(socket, Arc::clone(&self.engine), told_to_leave);
                 Calls::Served(tokio::spawn(async move {
-                    // The loss of the host shows on all of its sockets, and is no news here.
-                    if let Err(error) = serving.await
-                        && error.kind() == std::io::ErrorKind::InvalidData
-                    {
-                        eprintln!("snakepit: failed to read calls: {error}");
-                    }
+                    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+                    serving
+                        .await
+                        .inspect_err(|error| {
+                            // The loss of the host shows on all of its sockets, and is no news here.
+                            if !matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) {
+                                eprintln!("snakepit: failed to serve calls: {error}");
+                            }
+                        })
+                        .ok()
                 }))
             }
             unused => Calls::Elsewhere(unused),

@@ -6,8 +6,9 @@ use std::{
     future::{Future, poll_fn},
     io,
     os::unix::net::UnixStream,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -15,7 +16,10 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use snakepit_proto::stream::{ChannelStream, Coalesced};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::yield_now,
+};
 use tonic::body::Body;
 
 use crate::{
@@ -39,7 +43,7 @@ pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(250);
 /// turns, with whether what was to be said has been, or the socket is full.
 ///
 /// # Errors
-/// When the socket cannot be registered.
+/// When the socket cannot be registered, or fails before anything has come.
 pub(crate) async fn inherited(
     socket: UnixStream,
     router: Arc<Router>,
@@ -47,12 +51,25 @@ pub(crate) async fn inherited(
     turned: impl Fn(bool),
 ) -> io::Result<()> {
     let (mut stream, output) = ChannelStream::new(socket)?;
-    let mut leave = std::pin::pin!(leave);
+    let mut leave = pin!(leave);
     // A host that calls no streams says nothing here, and HTTP/2 costs time and memory.
-    tokio::select! {
-        begun = stream.readable() => begun?,
-        () = leave.as_mut() => return Ok(()),
-    }
+    let leaves = tokio::select! {
+        biased;
+        begun = stream.readable() => begun.map(|()| false)?,
+        () = leave.as_mut() => {
+            // What has come while the stop hooks ran is not known before the runtime has looked.
+            yield_now().await;
+            if poll_fn(|cx| Poll::Ready(pin!(stream.readable()).poll(cx))).await.is_pending() {
+                return Ok(());
+            }
+            true
+        }
+    };
+    let leave = async {
+        if !leaves {
+            leave.await;
+        }
+    };
     let connection = Box::pin(http2(stream, router));
     let mut connection = Coalesced::new(connection, output);
     let served = poll_fn(|cx| {
@@ -61,6 +78,8 @@ pub(crate) async fn inherited(
         done
     });
     tokio::select! {
+        // It has to have begun before it can end well.
+        biased;
         _ = served => {}
         () = leave => {
             connection.get_mut().as_mut().graceful_shutdown();

@@ -431,7 +431,7 @@ class InheritedWorker(Worker):
         """Sends the preamble with the control socket, the one of calls and other descriptors, and connects."""
         near, far = socket.socketpair()
         sent = array.array("i", [far.fileno(), self._their_calls.fileno(), *others])
-        message = struct.pack(">8sHHI", b"SNAKEPIT", 1, len(sent), 0) if preamble is None else preamble
+        message = struct.pack(">8sHHI", b"SNAKEPIT", 2, len(sent), 0) if preamble is None else preamble
         self.near.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, sent)])
         far.close()
         self._their_calls.close()

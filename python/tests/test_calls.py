@@ -165,6 +165,20 @@ def test_a_large_answer_leaves_before_the_worker_does(
     assert worker.process.wait(10) == 0
 
 
+def test_what_comes_while_the_stop_hooks_run_is_refused_by_name(
+    inherited_worker: Callable[..., InheritedWorker],
+) -> None:
+    worker = inherited_worker(("dawdles",))
+    calls = Calls(worker)
+    worker.shutdown()
+    eventually(lambda: "stopping" in worker.stderr_text)
+    for number in range(3):
+        calls.begin("math:sqrt", number)
+    kinds = [worker.pb.CallError.Kind.Name(answer.error.kind) for answer in calls.until(3)]
+    assert kinds == ["KIND_SHUTTING_DOWN"] * 3
+    assert worker.wait() == 0
+
+
 def test_a_host_that_reads_nothing_holds_up_other_calls_for_a_while_only(
     inherited_worker: Callable[..., InheritedWorker],
 ) -> None:
@@ -215,7 +229,7 @@ def test_what_is_no_call_is_told_and_the_end(
     worker.calls.sendall(nonsense)
     eventually(lambda: calls.ended, 10)
     assert worker.wait() == 1
-    assert "failed to read calls" in worker.stderr_text
+    assert "failed to serve calls" in worker.stderr_text
 
 
 def test_where_calls_run_side_by_side_they_come_over_http_2(

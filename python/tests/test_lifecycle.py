@@ -37,7 +37,7 @@ def test_host_that_leaves_before_the_gate_is_a_quiet_end(inherited_worker: Start
     [
         (b"GET / HTTP/1.1\r\n", "does not begin with a snakepit preamble"),
         (struct.pack(">8sHHI", b"SNAKEPIT", 9, 1, 0), "version 9"),
-        (struct.pack(">8sHHI", b"SNAKEPIT", 1, 1, 2**31), "bytes of body"),
+        (struct.pack(">8sHHI", b"SNAKEPIT", 2, 1, 2**31), "bytes of body"),
     ],
 )
 def test_wrong_preamble_is_refused_with_the_reason(
@@ -51,14 +51,14 @@ def test_wrong_preamble_is_refused_with_the_reason(
 
 def test_preamble_without_a_control_socket_is_refused(inherited_worker: Start) -> None:
     worker = inherited_worker(ready=False)
-    worker.near.send(struct.pack(">8sHHI", b"SNAKEPIT", 1, 0, 0))
+    worker.near.send(struct.pack(">8sHHI", b"SNAKEPIT", 2, 0, 0))
     assert worker.wait() == 2
     assert "without a control socket" in worker.stderr_text
 
 
 def test_preamble_in_pieces_is_read_whole(inherited_worker: Start) -> None:
     worker = inherited_worker(ready=False)
-    whole = struct.pack(">8sHHI", b"SNAKEPIT", 1, 1, 3) + b"xyz"
+    whole = struct.pack(">8sHHI", b"SNAKEPIT", 2, 1, 3) + b"xyz"
     worker.near.send(whole[:5])
     time.sleep(0.05)
     worker.open_gate(whole[5:])

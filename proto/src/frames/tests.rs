@@ -22,13 +22,10 @@ async fn next(reader: &mut FrameReader) -> io::Result<Option<CallResponse>> {
 
 /// The bytes that a writer makes of messages.
 fn framed(messages: &[CallResponse]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for message in messages {
-        bytes.put_u8(0);
-        bytes.put_u32(message.encoded_len() as u32);
-        message.encode(&mut bytes).unwrap();
-    }
-    bytes
+    messages
+        .iter()
+        .flat_map(|message| frame(message).unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -36,8 +33,8 @@ async fn what_one_end_sends_the_other_reads() {
     let (ours, theirs) = pair();
     let (mut reader, _) = split(ours).unwrap();
     let (_, mut writer) = split(theirs.try_clone().unwrap()).unwrap();
-    assert!(writer.send(&answer(1, 10)).unwrap());
-    assert!(writer.send(&answer(2, 0)).unwrap());
+    assert!(writer.send(frame(&answer(1, 10)).unwrap()).unwrap());
+    assert!(writer.send(frame(&answer(2, 0)).unwrap()).unwrap());
     assert_eq!(next(&mut reader).await.unwrap(), Some(answer(1, 10)));
     assert_eq!(next(&mut reader).await.unwrap(), Some(answer(2, 0)));
     drop((writer, theirs));
@@ -58,7 +55,7 @@ async fn messages_that_no_socket_holds_pass_in_order_both_ways() {
         };
         let written = async {
             for (id, len) in (0..).zip(lens) {
-                writer.send(&answer(id, len)).unwrap();
+                writer.send(frame(&answer(id, len)).unwrap()).unwrap();
             }
             poll_fn(|cx| writer.poll_sent(cx)).await.unwrap();
         };
@@ -97,8 +94,49 @@ async fn a_peer_that_is_gone_is_an_error() {
     let (ours, theirs) = pair();
     let (_, mut writer) = split(ours).unwrap();
     drop(theirs);
-    let error = writer.send(&answer(1, 1)).unwrap_err();
+    let error = writer.send(frame(&answer(1, 1)).unwrap()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn what_has_been_sent_is_forgotten_though_there_is_always_more() {
+    const ROUNDS: u64 = 200;
+    let (ours, theirs) = pair();
+    let (_, mut writer) = split(ours).unwrap();
+    let (mut reader, _) = split(theirs).unwrap();
+    let most = 300_000;
+    assert!(!writer.send(frame(&answer(0, most)).unwrap()).unwrap());
+    for id in 1..ROUNDS {
+        // The next one comes before the one before it has left.
+        assert!(!writer.send(frame(&answer(id, most)).unwrap()).unwrap());
+        let read = tokio::select! {
+            biased;
+            sent = poll_fn(|cx| writer.poll_sent(cx)) => panic!("{sent:?}"),
+            read = next(&mut reader) => read.unwrap(),
+        };
+        assert_eq!(read.unwrap().call_id, id - 1);
+        let kept = writer.outbox.bytes.capacity() + writer.behind.iter().map(Vec::capacity).sum::<usize>();
+        assert!(kept < 3 * most, "{kept} bytes after {id} messages");
+    }
+}
+
+#[tokio::test]
+async fn much_is_sent_in_several_turns() {
+    let (ours, theirs) = pair();
+    let (_, mut writer) = split(ours).unwrap();
+    let reading = std::thread::spawn(move || std::io::copy(&mut &theirs, &mut std::io::sink()).unwrap());
+    let total = 20 * AT_ONCE;
+    writer.send(frame(&answer(1, total)).unwrap()).unwrap();
+    let mut turns = 0;
+    poll_fn(|cx| {
+        turns += 1;
+        writer.poll_sent(cx)
+    })
+    .await
+    .unwrap();
+    assert!(turns >= 10, "{turns}");
+    drop(writer);
+    assert!(reading.join().unwrap() > total as u64);
 }
 
 proptest! {

@@ -1,15 +1,18 @@
 //! Calls over a socket of their own, one after the other.
 
-use std::{future::poll_fn, io, os::unix::net::UnixStream, sync::Arc};
+use std::{future::poll_fn, io, os::unix::net::UnixStream, sync::Arc, task::Poll};
 
-use snakepit_proto::{frames, v1::CallRequest};
+use snakepit_proto::{
+    frames::{self, FrameReader, FrameWriter},
+    v1::CallRequest,
+};
 use tokio::{sync::watch, task::yield_now};
 
 use super::named;
 use crate::call::Engine;
 
 /// Answers the calls that come over the socket, until the host closes it, or the worker leaves and what is there has been answered.
-/// The next call is taken when the one before it has been answered.
+/// The next call is taken when the one before it has been answered. The socket is closed when what this yields is dropped.
 ///
 /// # Errors
 /// When the socket fails, or what comes is no call.
@@ -17,16 +20,20 @@ pub(crate) async fn serve(
     socket: UnixStream,
     engine: Arc<Engine>,
     mut leaving: watch::Receiver<bool>,
-) -> io::Result<()> {
+) -> io::Result<(FrameReader, FrameWriter)> {
     let (mut requests, mut answers) = frames::split(socket)?;
-    let mut leaving = std::pin::pin!(async move {
-        // An error means that the sockets are being closed.
-        let _ = leaving.wait_for(|leaving| *leaving).await;
-    });
+    let mut is_leaving = false;
     loop {
+        if is_leaving {
+            // What has come while the stop hooks ran is not known before the runtime has looked.
+            yield_now().await;
+        }
         let mut waited = false;
         let next = poll_fn(|cx| {
             let next = requests.poll_next::<CallRequest>(cx);
+            if next.is_pending() && is_leaving {
+                return Poll::Ready(Ok(None));
+            }
             waited |= next.is_pending();
             next
         });
@@ -34,10 +41,14 @@ pub(crate) async fn serve(
             // What is there is answered before the worker leaves.
             biased;
             request = next => request?,
-            () = leaving.as_mut() => None,
+            // An error means that the sockets are being closed.
+            _ = leaving.wait_for(|leaving| *leaving), if !is_leaving => {
+                is_leaving = true;
+                continue;
+            }
         };
         let Some(request) = request else {
-            return Ok(());
+            return Ok((requests, answers));
         };
         if !waited {
             // Call upon call would leave no turn to signals, commands and streams.

@@ -34,7 +34,7 @@ pub(crate) struct Calls {
 struct Shared {
     /// `None` once nothing more is answered.
     requests: Mutex<Option<FrameWriter>>,
-    /// Calls under way. They are few: a worker that runs one at a time is not sent many ahead.
+    /// Calls under way: as many as the worker runs at a time, and a few ahead.
     waiting: Mutex<Vec<(u64, oneshot::Sender<Answer>)>>,
     /// Woken when the socket is full and something is left to be sent.
     rest: Notify,
@@ -158,9 +158,19 @@ impl Calls {
     /// Sends a call; the answer resolves when it is there. Dropping it gives up the answer, not the call.
     pub(crate) fn call(&self, request: &CallRequest) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
+        let frame = match frames::frame(request) {
+            Ok(frame) => frame,
+            Err(error) => {
+                // It cannot have been dropped yet.
+                let _ = answer.send(Err(TransportError {
+                    message: error.to_string(),
+                }));
+                return answered;
+            }
+        };
         self.shared.waiting().push((request.call_id, answer));
         let sent = match &mut *self.shared.requests() {
-            Some(requests) => requests.send(request).map_err(|error| error.to_string()),
+            Some(requests) => requests.send(frame).map_err(|error| error.to_string()),
             None => Err("it was closed before".to_owned()),
         };
         match sent {
@@ -222,7 +232,7 @@ mod tests {
                         call_id: request.call_id,
                         outcome: None,
                     };
-                    answers.send(&answer).unwrap();
+                    answers.send(frames::frame(&answer).unwrap()).unwrap();
                 }
                 poll_fn(|cx| answers.poll_sent(cx)).await.unwrap();
                 read
