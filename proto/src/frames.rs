@@ -30,6 +30,9 @@ use crate::socket::{Inbox, Outbox};
 /// What is put before a message, in bytes.
 pub const PREFIX: usize = 5;
 
+/// The longest message that is written while others who send wait.
+const SHORT: usize = 32 * 1024;
+
 /// Bytes that are sent in one go.
 const AT_ONCE: usize = 1024 * 1024;
 
@@ -151,11 +154,25 @@ impl fmt::Debug for FrameReader {
     }
 }
 
-/// A message with what is put before it.
+/// A message that takes a while to write, written with what is put before it; `None` for a short one, for which that is less than
+/// memory of its own costs.
 ///
 /// # Errors
 /// When it is longer than [`MAX_LEN`].
-pub fn frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
+pub fn write_ahead<M: Message>(message: &M) -> io::Result<Option<Vec<u8>>> {
+    let len = message.encoded_len();
+    (len > SHORT).then(|| frame(message)).transpose()
+}
+
+/// A message with what is put before it.
+fn frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    put(message, &mut frame)?;
+    Ok(frame)
+}
+
+/// Writes a message behind what is there; nothing of one that is too long.
+fn put<M: Message>(message: &M, frame: &mut Vec<u8>) -> io::Result<()> {
     let len = message.encoded_len();
     let announced = u32::try_from(len)
         .ok()
@@ -164,11 +181,11 @@ pub fn frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
             let why = format!("a message of {len} bytes, where at most {MAX_LEN} are possible");
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
-    let mut frame = Vec::with_capacity(PREFIX + len);
+    frame.reserve(PREFIX + len);
     frame.put_u8(0);
     frame.put_u32(announced);
-    message.encode(&mut frame).expect("a vector has room");
-    Ok(frame)
+    message.encode(frame).expect("a vector has room");
+    Ok(())
 }
 
 /// Writes messages. When the socket fails, it is shut down both ways: what has come can still be read, and then the end.
@@ -179,17 +196,33 @@ pub struct FrameWriter {
 }
 
 impl FrameWriter {
-    /// Sends a [frame](frame()) behind those before it, as far as the socket takes it: `false` when
+    /// Sends a message behind those before it, as far as the socket takes it: `false` when
     /// [`poll_sent`](Self::poll_sent) has to see to the rest.
     ///
     /// # Errors
+    /// `InvalidInput` when it is longer than [`MAX_LEN`], and then nothing has happened; else when the socket fails.
+    pub fn send<M: Message>(&mut self, message: &M) -> io::Result<bool> {
+        if self.outbox.is_full() {
+            return self.send_written(frame(message)?);
+        }
+        put(message, &mut self.outbox.bytes)?;
+        self.begin()
+    }
+
+    /// As [`send`](Self::send), of a message that was [written ahead](write_ahead).
+    ///
+    /// # Errors
     /// When the socket fails.
-    pub fn send(&mut self, frame: Vec<u8>) -> io::Result<bool> {
+    pub fn send_written(&mut self, frame: Vec<u8>) -> io::Result<bool> {
         if self.outbox.is_full() {
             self.behind.push_back(frame);
             return Ok(false);
         }
         self.outbox.bytes = frame;
+        self.begin()
+    }
+
+    fn begin(&mut self) -> io::Result<bool> {
         self.outbox
             .try_send(AT_ONCE)
             .inspect_err(|_| self.outbox.shut_down())

@@ -16,7 +16,7 @@ use std::{
 
 use pyo3::prelude::*;
 use snakepit_proto::{
-    frames::{self, FrameWriter},
+    frames::FrameWriter,
     v1::{CallError, CallRequest, CallResponse, call_error::Kind, call_response::Outcome},
 };
 use tokio::{sync::MutexGuard, time::Instant};
@@ -123,15 +123,20 @@ impl Engine {
             }
             Err(error) => (None, Err(error)),
         };
-        let answer = frames::frame(&response(request.call_id, outcome)).or_else(|error| {
-            let error = CallError {
-                kind: Kind::BadResult.into(),
-                message: format!("the result does not fit into a message: {error}"),
-                ..CallError::default()
-            };
-            frames::frame(&response(request.call_id, Err(Box::new(error))))
-        })?;
-        if !answers.send(answer)? {
+        let sent = answers
+            .send(&response(request.call_id, outcome))
+            .or_else(|error| {
+                if error.kind() != io::ErrorKind::InvalidInput {
+                    return Err(error);
+                }
+                let error = CallError {
+                    kind: Kind::BadResult.into(),
+                    message: format!("the result does not fit: {error}"),
+                    ..CallError::default()
+                };
+                answers.send(&response(request.call_id, Err(Box::new(error))))
+            })?;
+        if !sent {
             // A host that reads nothing for so long has no claim to what it does not read.
             within(ROOM_LIMIT, poll_fn(|cx| answers.poll_sent(cx))).await;
         }

@@ -20,6 +20,13 @@ async fn next(reader: &mut FrameReader) -> io::Result<Option<CallResponse>> {
     poll_fn(|cx| reader.poll_next(cx)).await
 }
 
+fn send(writer: &mut FrameWriter, message: &CallResponse) -> bool {
+    match write_ahead(message).unwrap() {
+        Some(written) => writer.send_written(written).unwrap(),
+        None => writer.send(message).unwrap(),
+    }
+}
+
 /// The bytes that a writer makes of messages.
 fn framed(messages: &[CallResponse]) -> Vec<u8> {
     messages
@@ -33,8 +40,8 @@ async fn what_one_end_sends_the_other_reads() {
     let (ours, theirs) = pair();
     let (mut reader, _) = split(ours).unwrap();
     let (_, mut writer) = split(theirs.try_clone().unwrap()).unwrap();
-    assert!(writer.send(frame(&answer(1, 10)).unwrap()).unwrap());
-    assert!(writer.send(frame(&answer(2, 0)).unwrap()).unwrap());
+    assert!(writer.send(&answer(1, 10)).unwrap());
+    assert!(writer.send(&answer(2, 0)).unwrap());
     assert_eq!(next(&mut reader).await.unwrap(), Some(answer(1, 10)));
     assert_eq!(next(&mut reader).await.unwrap(), Some(answer(2, 0)));
     drop((writer, theirs));
@@ -55,7 +62,7 @@ async fn messages_that_no_socket_holds_pass_in_order_both_ways() {
         };
         let written = async {
             for (id, len) in (0..).zip(lens) {
-                writer.send(frame(&answer(id, len)).unwrap()).unwrap();
+                send(&mut writer, &answer(id, len));
             }
             poll_fn(|cx| writer.poll_sent(cx)).await.unwrap();
         };
@@ -94,7 +101,7 @@ async fn a_peer_that_is_gone_is_an_error() {
     let (ours, theirs) = pair();
     let (_, mut writer) = split(ours).unwrap();
     drop(theirs);
-    let error = writer.send(frame(&answer(1, 1)).unwrap()).unwrap_err();
+    let error = writer.send(&answer(1, 1)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
 
@@ -105,10 +112,10 @@ async fn what_has_been_sent_is_forgotten_though_there_is_always_more() {
     let (_, mut writer) = split(ours).unwrap();
     let (mut reader, _) = split(theirs).unwrap();
     let most = 300_000;
-    assert!(!writer.send(frame(&answer(0, most)).unwrap()).unwrap());
+    assert!(!send(&mut writer, &answer(0, most)));
     for id in 1..ROUNDS {
         // The next one comes before the one before it has left.
-        assert!(!writer.send(frame(&answer(id, most)).unwrap()).unwrap());
+        assert!(!send(&mut writer, &answer(id, most)));
         let read = tokio::select! {
             biased;
             sent = poll_fn(|cx| writer.poll_sent(cx)) => panic!("{sent:?}"),
@@ -126,7 +133,7 @@ async fn much_is_sent_in_several_turns() {
     let (_, mut writer) = split(ours).unwrap();
     let reading = std::thread::spawn(move || std::io::copy(&mut &theirs, &mut std::io::sink()).unwrap());
     let total = 20 * AT_ONCE;
-    writer.send(frame(&answer(1, total)).unwrap()).unwrap();
+    send(&mut writer, &answer(1, total));
     let mut turns = 0;
     poll_fn(|cx| {
         turns += 1;

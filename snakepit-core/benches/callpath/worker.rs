@@ -80,8 +80,7 @@ async fn connection(socket: UnixStream) {
 async fn answer_calls(socket: UnixStream) {
     let (mut requests, mut answers) = frames::split(socket).unwrap();
     while let Ok(Some(request)) = poll_fn(|cx| requests.poll_next(cx)).await {
-        let frame = frames::frame(&answer(request)).unwrap();
-        assert!(answers.send(frame).unwrap(), "few are under way");
+        assert!(answers.send(&answer(request)).unwrap(), "few are under way");
     }
 }
 

@@ -158,8 +158,8 @@ impl Calls {
     /// Sends a call; the answer resolves when it is there. Dropping it gives up the answer, not the call.
     pub(crate) fn call(&self, request: &CallRequest) -> oneshot::Receiver<Answer> {
         let (answer, answered) = oneshot::channel();
-        let frame = match frames::frame(request) {
-            Ok(frame) => frame,
+        let written = match frames::write_ahead(request) {
+            Ok(written) => written,
             Err(error) => {
                 // It cannot have been dropped yet.
                 let _ = answer.send(Err(TransportError {
@@ -170,7 +170,11 @@ impl Calls {
         };
         self.shared.waiting().push((request.call_id, answer));
         let sent = match &mut *self.shared.requests() {
-            Some(requests) => requests.send(frame).map_err(|error| error.to_string()),
+            Some(requests) => match written {
+                Some(written) => requests.send_written(written),
+                None => requests.send(request),
+            }
+            .map_err(|error| error.to_string()),
             None => Err("it was closed before".to_owned()),
         };
         match sent {
@@ -232,7 +236,7 @@ mod tests {
                         call_id: request.call_id,
                         outcome: None,
                     };
-                    answers.send(frames::frame(&answer).unwrap()).unwrap();
+                    answers.send(&answer).unwrap();
                 }
                 poll_fn(|cx| answers.poll_sent(cx)).await.unwrap();
                 read
