@@ -13,6 +13,14 @@ import pytest
 from host import InheritedWorker, UnixWorker, eventually
 
 
+def send(worker: InheritedWorker, function: str, *args: Any) -> int:
+    """Sends a call, whose answer nobody reads yet; its id."""
+    request = worker.request(function, *args)
+    message = request.SerializeToString()
+    worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
+    return int(request.call_id)
+
+
 class Calls:
     """The host's end of the socket, and what was answered so far."""
 
@@ -44,10 +52,7 @@ class Calls:
 
     def begin(self, function: str, *args: Any) -> int:
         """Sends a call; its id."""
-        request = self.worker.request(function, *args)
-        message = request.SerializeToString()
-        self.worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
-        return int(request.call_id)
+        return send(self.worker, function, *args)
 
     def until(self, count: int) -> list[Any]:
         """So many answers."""
@@ -154,9 +159,7 @@ def test_a_large_answer_leaves_before_the_worker_does(
     inherited_worker: Callable[..., InheritedWorker],
 ) -> None:
     worker = inherited_worker()
-    request = worker.request("operator:mul", "x", 3_000_000)
-    message = request.SerializeToString()
-    worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
+    send(worker, "operator:mul", "x", 3_000_000)
     # The socket is full, and nobody reads.
     eventually(lambda: worker.ping().calls == 1)
     worker.control.Shutdown(worker.pb.ShutdownRequest(grace_ms=5000), timeout=10)
@@ -183,9 +186,7 @@ def test_a_host_that_reads_nothing_holds_up_other_calls_for_a_while_only(
     inherited_worker: Callable[..., InheritedWorker],
 ) -> None:
     worker = inherited_worker()
-    request = worker.request("operator:mul", "x", 3_000_000)
-    message = request.SerializeToString()
-    worker.calls.sendall(struct.pack(">BI", 0, len(message)) + message)
+    send(worker, "operator:mul", "x", 3_000_000)
     eventually(lambda: worker.ping().calls == 1)
     assert worker.call("echo", "over HTTP/2") == "over HTTP/2"
     calls = Calls(worker)
