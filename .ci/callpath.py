@@ -36,9 +36,10 @@ def find_valgrind() -> str:
 
 
 def build() -> str:
-    """Builds the program that is counted; its path."""
-    command = ["cargo", "bench", "--locked", "-p", "snakepit-core", "--bench", "callpath", "--no-run"]
-    built = subprocess.run([*command, "--message-format=json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    """Builds the program that is counted, as `cargo build --release` would; its path."""
+    command = ["cargo", "bench", "--locked", "--profile", "release", "-p", "snakepit-core", "--bench", "callpath"]
+    command += ["--no-run", "--message-format=json"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     for line in built.stdout.splitlines():
         message = json.loads(line)
         if message.get("executable") and message["target"]["name"] == "callpath":

@@ -222,7 +222,9 @@ impl Drop for Sent {
 
 /// Takes back the holds of references that nobody will get.
 pub(crate) fn take_back(blocks: &[v1::Block]) {
-    if let Some(arena) = arena().filter(|_| !blocks.is_empty()) {
+    if !blocks.is_empty()
+        && let Some(arena) = arena()
+    {
         arena.take_back(blocks);
     }
 }

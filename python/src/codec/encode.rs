@@ -92,8 +92,8 @@ impl Encoded {
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     out: Vec<u8>,
-    /// Where large buffers go; inside of an extension, and to others than the host, they stay in the value.
-    arena: Option<&'static Arena>,
+    /// Whether large buffers go to the arena; inside of an extension, and to others than the host, they stay in the value.
+    aside: bool,
     sent: Sent,
 }
 
@@ -126,7 +126,7 @@ impl Encoder {
     /// When it, or something in it, cannot be represented.
     pub(crate) fn encode_for_host(value: &Bound<'_, PyAny>) -> Result<Encoded, EncodeError> {
         let mut encoder = Self {
-            arena: arena(),
+            aside: true,
             ..Self::default()
         };
         encoder.value(value, 0)?;
@@ -184,10 +184,8 @@ impl Encoder {
 
     /// Puts a large buffer into the arena, if this is the place for it and there is room; its number.
     fn put_aside(&mut self, len: usize, put: impl FnOnce(&Arena) -> Option<Block>) -> Option<u32> {
-        if len < INLINE_LIMIT {
-            return None;
-        }
-        let block = put(self.arena?)?;
+        let arena = (self.aside && len >= INLINE_LIMIT).then(arena)??;
+        let block = put(arena)?;
         Some(self.sent.push(block))
     }
 

@@ -1,6 +1,6 @@
 //! Calls over a socket of their own, one after the other.
 
-use std::{future::poll_fn, io, os::unix::net::UnixStream, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, os::unix::net::UnixStream, pin::pin, sync::Arc, task::Poll};
 
 use snakepit_proto::{
     frames::{self, FrameReader, FrameWriter},
@@ -22,6 +22,8 @@ pub(crate) async fn serve(
     mut leaving: watch::Receiver<bool>,
 ) -> io::Result<(FrameReader, FrameWriter)> {
     let (mut requests, mut answers) = frames::split(socket)?;
+    // Waited for once, since beginning to wait costs more than looking again.
+    let mut left = pin!(leaving.wait_for(|leaving| *leaving));
     let mut is_leaving = false;
     loop {
         if is_leaving {
@@ -42,7 +44,7 @@ pub(crate) async fn serve(
             biased;
             request = next => request?,
             // An error means that the sockets are being closed.
-            _ = leaving.wait_for(|leaving| *leaving), if !is_leaving => {
+            _ = &mut left, if !is_leaving => {
                 is_leaving = true;
                 continue;
             }

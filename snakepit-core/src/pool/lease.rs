@@ -70,9 +70,9 @@ impl Lease {
         self
     }
 
-    /// Whether the call can have to wait in the worker for another one.
-    pub(super) fn can_share(&self) -> bool {
-        self.seat.concurrency() == 1 && self.seat.worker.depth() > 1
+    /// Whether the call may have to wait in the worker for another one.
+    pub(super) fn shares(&self) -> bool {
+        self.seat.concurrency() == 1 && self.seat.is_shared()
     }
 
     /// Whether the call waits in the worker for another one. Which of them came first is the worker's to say: they were

@@ -174,9 +174,16 @@ impl<T: Begun> Underway<T> {
         }
     }
 
-    /// Whether the call may have to wait in the worker for another one.
-    pub(super) fn can_share(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.lease.can_share())
+    /// What is awaited, as long as no other call can be before this one in the worker; `None` when one may be. The first poll sends
+    /// it, and whoever comes later waits behind it.
+    pub(super) async fn work_alone(&mut self) -> Option<Result<T, TransportError>> {
+        let Held { lease, work, .. } = self.held.as_mut()?;
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if lease.shares() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 
     /// The worker, after the work has resolved.

@@ -73,15 +73,17 @@ enum Attended {
 }
 
 async fn attended(underway: &mut Underway<CallResponse>) -> Attended {
-    if underway.can_share() {
-        if let Ok(answer) = timeout(PATIENCE, underway.work()).await {
-            return Attended::Over(answer);
-        }
-        if let Some(recalled) = underway.recall().await {
-            return Attended::Recalled(recalled);
-        }
+    // Most have their worker for themselves, and need no timer.
+    if let Some(answer) = underway.work_alone().await {
+        return Attended::Over(answer);
     }
-    Attended::Over(underway.work().await)
+    if let Ok(answer) = timeout(PATIENCE, underway.work()).await {
+        return Attended::Over(answer);
+    }
+    match underway.recall().await {
+        Some(recalled) => Attended::Recalled(recalled),
+        None => Attended::Over(underway.work().await),
+    }
 }
 
 pub(super) fn is_shutting_down(answer: &CallResponse) -> bool {

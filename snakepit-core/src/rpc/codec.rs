@@ -8,6 +8,8 @@ mod aside;
 mod fill_in;
 mod source;
 
+use std::cell::Cell;
+
 pub(crate) use arrays::{take_array, with_arrays};
 pub(crate) use aside::{Encoded, Part, place_of};
 use bytes::Bytes;
@@ -67,19 +69,36 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
     aside::nothing_aside(|| write(value))
 }
 
+thread_local! {
+    /// What is written to, since how long a value becomes is known when it is written: memory that grows costs more than a copy.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The longest value that is copied out of the scratch memory, which keeps as much.
+const SHORT: usize = 16 * 1024;
+
 fn write<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
-    let mut buffer = Vec::with_capacity(64);
+    // A value whose serialisation encodes another one leaves that an empty one.
+    let mut buffer = SCRATCH.try_with(Cell::take).unwrap_or_default();
     let mut serializer = rmp_serde::Serializer::new(&mut buffer)
         .with_struct_map()
         .with_bytes(BytesMode::ForceIterables);
     serializer.unstable_set_max_depth(MAX_DEPTH);
-    match value.serialize(&mut serializer) {
-        Ok(()) => Ok(buffer.into()),
+    let written = value.serialize(&mut serializer);
+    let encoded = match written {
+        Ok(()) if buffer.len() > SHORT => return Ok(buffer.into()),
+        Ok(()) => Ok(Bytes::copy_from_slice(&buffer)),
         Err(error) => Err(CodecError::Encode {
             type_name: std::any::type_name::<T>(),
             message: error.to_string(),
         }),
+    };
+    if buffer.capacity() <= 2 * SHORT {
+        buffer.clear();
+        // An error says that the thread is ending.
+        let _ = SCRATCH.try_with(|scratch| scratch.set(buffer));
     }
+    encoded
 }
 
 /// Encodes positional arguments: a tuple, an array, a `Vec` or `()`.
