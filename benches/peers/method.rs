@@ -7,7 +7,9 @@ const METHOD: &str = "\
 Every round visits all systems, each time in another order, so that a slow minute of the machine hits all of them.
 Figures are medians over rounds; ratios are taken within each round, and their quartiles are given: read the ratios,
 the absolute times are facts of this one run. One Python interpreter serves all systems, and the peers' packages are
-pinned in `benches/peers/packages.rs`. What a peer cannot do is listed with what it said.
+pinned in `benches/peers/packages.rs`. What a peer cannot do is listed with what it said. What is written in Rust, the
+callers of grpcio and of the floor too, is compiled as one program (`[profile.bench]` of `Cargo.toml`), as a service
+may be that counts microseconds; a plain release build takes about an eighth longer for a short call.
 
 The whole run takes about an hour and a half and wants a machine that does nothing else. `--quick` takes a few
 minutes: two short rounds without 100 workers that import something and without 16 callers at 100 MB, to see that all

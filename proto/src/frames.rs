@@ -98,6 +98,12 @@ impl FrameReader {
         }
     }
 
+    /// Whether something is there that [`poll_next`](Self::poll_next) has not taken, or has come by now. It costs a system call, and
+    /// nobody is woken by what comes later: who waits polls.
+    pub fn look(&mut self) -> bool {
+        self.large.is_some() || !self.inbox.ahead().is_empty() || self.inbox.try_more()
+    }
+
     /// The next message, if all of it is there.
     fn take<M: Message + Default>(&mut self) -> io::Result<Option<M>> {
         if let Some(mut large) = self.large.take_if(|large| large.bytes.len() >= large.len) {

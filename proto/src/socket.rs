@@ -72,11 +72,23 @@ impl Inbox {
 
     /// Reads once, behind what is ahead; 0 at the end of the stream, or when there is no room.
     pub(crate) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.make_room();
+        poll_read(&self.socket, cx, &mut self.bytes)
+    }
+
+    /// Reads what has come by now, behind what is ahead, whatever the runtime knows of it; whether something has. The end and errors
+    /// are left to who polls.
+    pub(crate) fn try_more(&mut self) -> bool {
+        self.make_room();
+        let read = rustix::io::read(&**self.socket.get_ref(), spare_capacity(&mut self.bytes));
+        read.is_ok_and(|read| read > 0)
+    }
+
+    fn make_room(&mut self) {
         if self.taken > 0 {
             self.bytes.drain(..self.taken);
             self.taken = 0;
         }
-        poll_read(&self.socket, cx, &mut self.bytes)
     }
 
     /// Reads once, past what is ahead, into the room that a buffer has.

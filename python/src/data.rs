@@ -2,6 +2,7 @@
 //! when the connection is served on Python's main thread) or across to the threads that run them.
 
 pub(crate) mod calls;
+mod lookout;
 
 use std::{pin::Pin, sync::Arc};
 

@@ -183,3 +183,22 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn what_has_come_is_found_by_looking_and_taken_by_polling() {
+    let (ours, mut theirs) = pair();
+    let (mut reader, _) = split(ours).unwrap();
+    assert!(!reader.look());
+    let bytes = framed(&[answer(1, 10), answer(2, 100_000)]);
+    let (first, rest) = bytes.split_at(7);
+    theirs.write_all(first).unwrap();
+    assert!(reader.look(), "a part of a message");
+    theirs.write_all(rest).unwrap();
+    assert_eq!(next(&mut reader).await.unwrap(), Some(answer(1, 10)));
+    assert!(reader.look(), "what was read ahead");
+    assert_eq!(next(&mut reader).await.unwrap(), Some(answer(2, 100_000)));
+    assert!(!reader.look());
+    drop(theirs);
+    assert!(!reader.look(), "the end is told to who polls");
+    assert_eq!(next(&mut reader).await.unwrap(), None);
+}

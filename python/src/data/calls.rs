@@ -1,15 +1,18 @@
 //! Calls over a socket of their own, one after the other.
 
-use std::{future::poll_fn, io, os::unix::net::UnixStream, pin::pin, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, os::unix::net::UnixStream, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use snakepit_proto::{
     frames::{self, FrameReader, FrameWriter},
     v1::CallRequest,
 };
-use tokio::{sync::watch, task::yield_now};
+use tokio::{sync::watch, task::yield_now, time::Instant};
 
-use super::named;
+use super::{lookout::Lookout, named};
 use crate::call::Engine;
+
+/// Signals, commands and streams have their turn this often while calls come upon calls. Each turn is a system call.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Answers the calls that come over the socket, until the host closes it, or the worker leaves and what is there has been answered.
 /// The next call is taken when the one before it has been answered. The socket is closed when what this yields is dropped.
@@ -25,7 +28,10 @@ pub(crate) async fn serve(
     // Waited for once, since beginning to wait costs more than looking again.
     let mut left = pin!(leaving.wait_for(|leaving| *leaving));
     let mut is_leaving = false;
+    let mut lookout = Lookout::new();
+    let mut turn = Instant::now();
     loop {
+        lookout.look(&mut requests);
         if is_leaving {
             // What has come while the stop hooks ran is not known before the runtime has looked.
             yield_now().await;
@@ -52,10 +58,15 @@ pub(crate) async fn serve(
         let Some(request) = request else {
             return Ok((requests, answers));
         };
-        if !waited {
-            // Call upon call would leave no turn to signals, commands and streams.
+        lookout.came();
+        if !waited && turn.elapsed() > TURN {
             yield_now().await;
+            waited = true;
+        }
+        if waited {
+            turn = Instant::now();
         }
         engine.answer(named(request), &mut answers).await?;
+        lookout.answered();
     }
 }
