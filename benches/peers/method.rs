@@ -9,7 +9,7 @@ Figures are medians over rounds; ratios are taken within each round, and their q
 the absolute times are facts of this one run. One Python interpreter serves all systems, and the peers' packages are
 pinned in `benches/peers/packages.rs`. What a peer cannot do is listed with what it said. What is written in Rust, the
 callers of grpcio and of the floor too, is compiled as one program (`[profile.bench]` of `Cargo.toml`), as a service
-may be that counts microseconds; a plain release build takes about an eighth longer for a short call.
+may be that counts microseconds; in a plain release build a short call takes about a twentieth longer.
 
 The whole run takes about an hour and a half and wants a machine that does nothing else. `--quick` takes a few
 minutes: two short rounds without 100 workers that import something and without 16 callers at 100 MB, to see that all

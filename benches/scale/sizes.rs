@@ -132,7 +132,10 @@ async fn once(python: &PythonEnv, shape: Shape, options: &Options, record: &mut 
         memory.iter().sum::<f64>() / memory.len() as f64 / 1024.0,
     );
 
-    let calls = if options.quick { 500 } else { 3000 };
+    // The start's last work is not what calls or idleness are.
+    sleep(Duration::from_secs(1)).await;
+    // Longer than it takes all workers to show that they live.
+    let calls = if options.quick { 500 } else { 50_000 };
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
         let began = Instant::now();
@@ -142,8 +145,6 @@ async fn once(python: &PythonEnv, shape: Shape, options: &Options, record: &mut 
     let p50 = Spread::of(&times).map_or(0.0, |spread| spread.median);
     record.push(key(shape, "call_us"), p50);
 
-    // The start's last work is not idleness.
-    sleep(Duration::from_secs(1)).await;
     let window = Duration::from_secs(if options.quick { 2 } else { 5 });
     let (began, before) = (Instant::now(), cpu_seconds("self")?);
     sleep(window).await;

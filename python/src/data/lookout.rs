@@ -11,9 +11,13 @@ use tokio::time::Instant;
 const SOON: Duration = Duration::from_micros(50);
 
 /// So many have come soon, one after the other, before the next one is looked out for.
-const STREAK: u32 = 8;
+const STREAK: u32 = 4;
 
-/// Where others wanted the processor, they are left alone for this long; four times as long each time that they still want it after
+/// Somebody who takes the processor for so long computes: the scheduler gives whoever does a few milliseconds at a time. Others only
+/// had something to see to.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Those who compute are left alone for this long; four times as long each time that they still do after
 /// that, since the time that was spent on looking out is kept against this thread when it wants to run.
 const REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(10);
@@ -22,7 +26,7 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 ///
 /// A caller that calls again and again is served sooner while the worker stays awake in between: on an idle machine waking it takes as
 /// long as the rest of the call. That is for idle processors, and for callers that are quick: one call that does not come soon, or
-/// somebody else who wants the processor, and the worker sleeps as any other.
+/// somebody else who computes, and the worker sleeps as any other.
 pub(super) struct Lookout {
     /// When the last answer was sent.
     answered: Instant,
@@ -57,7 +61,7 @@ impl Lookout {
             if waited > SOON {
                 self.streak = 0;
             }
-            if waited > SOON * 2 {
+            if waited > SLICE {
                 self.leave_others_alone(now);
             }
         }
