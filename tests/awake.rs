@@ -1,7 +1,5 @@
 //! A worker stays awake between calls that come upon calls, and sleeps when they do not.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod common;
 
 use std::time::Duration;
