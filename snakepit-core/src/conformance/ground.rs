@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     evidence::{Evidence, Finding, ensure},
-    marks::{FAMILY, Marked, Marks},
+    marks::{FAMILY, Marked, Marks, stays},
 };
 use crate::{
     RunId, WorkerId,
     launch::{ChannelForm, LaunchLimits, LaunchSpec, LaunchedProcess, Launcher},
     process::{
-        EndReport, Pidfd,
+        EndReport, Pidfd, Stat,
         sweep::{SweepQuery, SweepTarget, sweep},
     },
 };
@@ -126,10 +126,14 @@ impl Ground {
         })
     }
 
-    /// Launches lines that stay, and waits until they say `ready`.
+    /// Launches lines that stay, and waits until they have said `ready` and do.
     pub(super) async fn launch_staying(&self, before: &str) -> Result<Launched, Evidence> {
         let mut launched = self.launch(&self.spec(&self.staying(before))).await?;
         launched.until_ready().await?;
+        let pid = launched.process.identity().pid;
+        // Some say `ready` and leave.
+        let is_there = || Ok(Stat::read(pid).map_or(true, |stat| stat.state == b'Z' || stays(&stat)));
+        eventually("a script that is ready does not come to where it stays", is_there).await?;
         Ok(launched)
     }
 

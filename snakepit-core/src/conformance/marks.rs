@@ -175,9 +175,15 @@ pub(super) fn ignores_sigterm(pid: u32) -> bool {
     has_sigterm(pid, "SigIgn")
 }
 
-/// Whether a script has come to the trap that answers SIGTERM.
-pub(super) fn catches_sigterm(pid: u32) -> bool {
-    has_sigterm(pid, "SigCgt")
+/// Whether a script stays that answers SIGTERM.
+pub(super) fn awaits_sigterm(pid: u32) -> bool {
+    has_sigterm(pid, "SigCgt") && Stat::read(pid).is_ok_and(|stat| stays(&stat))
+}
+
+/// Whether a script has come to where it [stays](Marks::stay). A signal that comes right before is noted by the shell, which
+/// then waits for the FIFO and never looks at the note.
+pub(super) fn stays(stat: &Stat) -> bool {
+    stat.state == b'S'
 }
 
 fn has_sigterm(pid: u32, set: &str) -> bool {

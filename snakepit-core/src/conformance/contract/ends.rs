@@ -8,7 +8,7 @@ use crate::{
     conformance::{
         evidence::{Finding, ensure},
         ground::{Ground, LONG, PATIENCE, SHORT, eventually},
-        marks::{STUBBORN, catches_sigterm, ignores_sigterm},
+        marks::{STUBBORN, awaits_sigterm, ignores_sigterm},
     },
     process::{EndReport, EndStep, ExitOutcome, Stat},
 };
@@ -145,8 +145,8 @@ pub(super) async fn daemon(ground: Arc<Ground>) -> Finding {
         .launch_staying(&format!("(setsid /bin/sh {} &)", ground.marks.word("obedient")))
         .await?;
     let one = ground.one("obedient").await?;
-    let is_there = || Ok(catches_sigterm(one.pid()));
-    eventually("the daemon does not come to its trap", is_there).await?;
+    let is_there = || Ok(awaits_sigterm(one.pid()));
+    eventually("the daemon does not come to where it stays", is_there).await?;
     let report = launched.end(LONG).await?;
     check(&report, EndStep::Term)?;
     ensure!(said.exists(), "the daemon was not asked: {report:?}");
