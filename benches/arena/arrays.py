@@ -1,5 +1,7 @@
 """What the benchmark calls."""
 
+import time
+
 import snakepit
 
 _made = {}
@@ -19,3 +21,16 @@ def ready_made(count):
 
 def rows(batch):
     return batch.num_rows
+
+
+def lengths(items):
+    """The bytes of all items together."""
+    return sum(len(item) for item in items)
+
+
+def ask(array, calls):
+    """Seconds that host calls take there and back."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        assert len(snakepit.context.host.same(array)) == len(array)
+    return time.perf_counter() - began

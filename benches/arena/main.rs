@@ -4,8 +4,9 @@
 
 #[cfg(feature = "arrow")]
 mod arrow;
+mod asked;
 
-use std::{env, error::Error, hint::black_box, path::PathBuf, time::Duration};
+use std::{convert::Infallible, env, error::Error, hint::black_box, path::PathBuf, time::Duration};
 
 use snakepit::{FilledArray, NdArray, Pool, PythonEnv, SharedArray};
 use tokio::time::Instant;
@@ -55,6 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     #[cfg(feature = "arrow")]
     arrow::measure(&shared).await?;
+    asked::measure(&shared, &inline).await?;
     shared.shutdown().await;
     inline.shutdown().await;
     Ok(())
@@ -69,6 +71,9 @@ async fn pool(arena: Option<u64>) -> Result<Pool, Box<dyn Error>> {
         .adapter("arrays")
         .path(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/arena"))
         .arena(arena)
+        .host_function("same", |(array,): (NdArray,)| async move {
+            Ok::<_, Infallible>(array)
+        })
         .metrics(false);
     Ok(builder.without_registry().start().await?)
 }

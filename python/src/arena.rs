@@ -192,11 +192,18 @@ fn wire(number: u32, bytes: &Range<u64>) -> v1::Block {
     }
 }
 
-/// References in a value on its way to the host. Dropped on the way, their holds are taken back.
+/// References whose holds are ours: they came with a value of the host, or go along with one for it. Dropped, the holds are
+/// given back.
 #[derive(Debug, Default)]
-pub(crate) struct Sent(Vec<v1::Block>);
+pub(crate) struct Holds(Vec<v1::Block>);
 
-impl Sent {
+impl From<Vec<v1::Block>> for Holds {
+    fn from(blocks: Vec<v1::Block>) -> Self {
+        Self(blocks)
+    }
+}
+
+impl Holds {
     /// Adds one; its number.
     pub(crate) fn push(&mut self, block: v1::Block) -> u32 {
         self.0.push(block);
@@ -208,13 +215,18 @@ impl Sent {
         self.0.is_empty()
     }
 
+    /// What they are on.
+    pub(crate) fn blocks(&self) -> &[v1::Block] {
+        &self.0
+    }
+
     /// They reach the host, or are [taken back](take_back).
     pub(crate) fn into_wire(mut self) -> Vec<v1::Block> {
         std::mem::take(&mut self.0)
     }
 }
 
-impl Drop for Sent {
+impl Drop for Holds {
     fn drop(&mut self) {
         take_back(&self.0);
     }

@@ -8,6 +8,7 @@ mod input;
 mod inputs;
 mod native;
 mod requests;
+mod value;
 mod waiter;
 
 use std::{
@@ -20,16 +21,16 @@ use std::{
     task::{Poll, Waker},
 };
 
-use bytes::Bytes;
 pub(crate) use input::Input;
-use inputs::{Inputs, Next};
+use inputs::{Inputs, Next, items_of};
 pub(crate) use native::register;
 pub(crate) use requests::Requests;
 use snakepit_proto::v1::{
-    HostCall, HostError, HostRequest, HostResponse, host_error::Kind, host_request::Message,
+    HostError, HostRequest, HostResponse, host_error::Kind, host_request::Message,
     host_response::Outcome as Answer,
 };
 use tokio::time::Instant;
+use value::{Request, Value};
 use waiter::Waiter;
 
 use crate::control::micros;
@@ -45,7 +46,7 @@ struct Deadline {
 /// What became of a call.
 #[derive(Debug)]
 enum Outcome {
-    Value(Bytes),
+    Value(Value),
     Failed(HostError),
     /// The surrounding call was cancelled.
     Cancelled,
@@ -54,7 +55,7 @@ enum Outcome {
 #[derive(Debug)]
 enum Stage {
     /// Waits for the stream, or for one of the calls under way to end.
-    Waiting(HostCall),
+    Waiting(Request),
     UnderWay,
     /// The host has stopped it at the surrounding call's deadline, and cancels that call next.
     Stopped,
@@ -177,7 +178,7 @@ impl HostCalls {
     pub(crate) fn answer(&self, number: u64, response: HostResponse) {
         let mut state = self.lock();
         if state.number != number {
-            return;
+            return give_back(response);
         }
         if let Some(Answer::Input(items)) = response.outcome {
             return state.inputs.receive(items);
@@ -185,10 +186,11 @@ impl HostCalls {
         let under_way = |call: &&mut Call| matches!(call.stage, Stage::UnderWay);
         // An answer to a call that was given up meanwhile finds nobody.
         let Some(call) = state.calls.get_mut(&response.id).filter(under_way) else {
-            return;
+            return give_back(response);
         };
         match response.outcome {
-            Some(Answer::Value(value)) => call.end(Outcome::Value(value)),
+            Some(Answer::Value(value)) => call.end(Outcome::Value(value.into())),
+            Some(Answer::InArena(value)) => call.end(Outcome::Value(value.into())),
             Some(Answer::Error(error)) if error.kind() == Kind::Deadline && call.inherits() => {
                 call.stage = Stage::Stopped;
             }
@@ -278,7 +280,7 @@ impl HostCalls {
     /// Makes a call; `waiter` is told when there is an outcome to be [taken](Self::take).
     fn begin(
         &self,
-        mut request: HostCall,
+        request: Request,
         deadline: Option<Deadline>,
         waiter: impl FnOnce(u64) -> Waiter,
     ) -> Result<u64, HostError> {
@@ -288,7 +290,6 @@ impl HostCalls {
         }
         state.last_id += 1;
         let id = state.last_id;
-        request.id = id;
         let call = Call {
             call_id: request.call_id,
             deadline,
@@ -334,15 +335,16 @@ impl State {
             return Some(message);
         }
         while self.under_way < self.limit {
-            let Some(call) = self.calls.get_mut(&self.queue.pop_front()?) else {
+            let id = self.queue.pop_front()?;
+            let Some(call) = self.calls.get_mut(&id) else {
                 continue;
             };
             match mem::replace(&mut call.stage, Stage::UnderWay) {
-                Stage::Waiting(mut request) => {
+                Stage::Waiting(request) => {
                     let left = |deadline: Deadline| deadline.at.saturating_duration_since(Instant::now());
-                    request.deadline_us = call.deadline.map(|deadline| micros(left(deadline)));
+                    let deadline_us = call.deadline.map(|deadline| micros(left(deadline)));
                     self.under_way += 1;
-                    return Some(Message::Call(request));
+                    return Some(Message::Call(request.into_wire(id, deadline_us)));
                 }
                 done => call.stage = done,
             }
@@ -415,6 +417,15 @@ impl Call {
     fn end(&mut self, outcome: Outcome) {
         self.stage = Stage::Done(outcome);
         self.waiter.wake();
+    }
+}
+
+/// Nobody wants what the host sent.
+fn give_back(response: HostResponse) {
+    match response.outcome {
+        Some(Answer::InArena(value)) => drop(Value::from(value)),
+        Some(Answer::Input(items)) => drop(items_of(items)),
+        Some(Answer::Value(_) | Answer::Error(_)) | None => {}
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) use received::Held;
 pub use received::Received;
 use snakepit_proto::{
     arena::{Blocks, Side},
-    v1::{ArgumentBlocks, Block},
+    v1::{ArgumentBlocks, Block, ValueInArena},
 };
 
 use crate::rpc::codec::{Encoded, Part};
@@ -33,9 +33,9 @@ use crate::rpc::codec::{Encoded, Part};
 pub struct ArenaUse {
     /// Bytes that there are for arguments, and as many for results.
     pub size: u64,
-    /// Bytes of arguments that calls use, or that the worker's code has kept.
+    /// Bytes of arguments, items of inputs and results of host functions that calls use, or that the worker's code has kept.
     pub arguments: u64,
-    /// Calls whose arguments found no room and went in the message instead.
+    /// Calls whose arguments found no room and went in the message instead; items of inputs, and results of host functions, likewise.
     pub arguments_fell_back: u64,
     /// Arrays and bytes of results that found no room, as the worker counts them.
     pub results_fell_back: u64,
@@ -110,6 +110,16 @@ impl Arena {
         Some(placed)
     }
 
+    /// As [`place`](Self::place), for a value that belongs to no call: the worker has a hold on each block.
+    fn hand_over(self: &Arc<Self>, value: &Encoded) -> Option<Vec<Block>> {
+        let placed = self.place(value, &Encoded::default())?;
+        let blocks = placed.blocks.args.clone();
+        for block in &blocks {
+            self.mapping.hold(Side::Host, block.number);
+        }
+        Some(blocks)
+    }
+
     fn make(&self, len: usize) -> Option<Block> {
         let len = len as u64;
         let memory = self.mapping.of(Side::Host);
@@ -135,6 +145,22 @@ impl Arena {
             Part::Filled(filler) => filler.write_to(memory),
         }
         self.blocks().show(block.number);
+    }
+}
+
+/// A value on its way to a worker, which gives back the holds that it comes with: its large buffers are in the arena if there is one,
+/// and room in it, else in the value. One that does not reach its worker leaves the holds to it: it is lost then.
+pub(crate) fn for_worker(arena: Option<&Arc<Arena>>, value: &Encoded) -> ValueInArena {
+    let arena = arena.filter(|_| value.has_aside());
+    match arena.and_then(|arena| arena.hand_over(value)) {
+        Some(blocks) => ValueInArena {
+            value: value.bytes.clone(),
+            blocks,
+        },
+        None => ValueInArena {
+            value: value.inline(),
+            blocks: Vec::new(),
+        },
     }
 }
 

@@ -29,7 +29,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 pub use call::{ArgumentsError, HostCall};
 pub(crate) use error::{failure, told};
 use serde::{Serialize, de::DeserializeOwned};
@@ -38,10 +37,13 @@ use snakepit_proto::{
     v1::{HostError, host_error::Kind},
 };
 
-use crate::{rpc::codec, worker::BoxFuture};
+use crate::{
+    rpc::codec::{self, Encoded},
+    worker::BoxFuture,
+};
 
 /// What a host function comes to: an encoded value, or what Python is told.
-pub(crate) type Outcome = Result<Bytes, HostError>;
+pub(crate) type Outcome = Result<Encoded, HostError>;
 pub(crate) type HostFunction = dyn Fn(HostCall) -> BoxFuture<Outcome> + Send + Sync;
 
 /// The functions of a host, by name. Clones share them.
@@ -147,7 +149,7 @@ impl fmt::Debug for HostFunctions {
 /// The outcome of what a closure returned.
 fn conclude<R: Serialize, E: Into<Box<dyn Error + Send + Sync>>>(result: Result<R, E>) -> Outcome {
     let value = result.map_err(|error| error::told(&*error.into()))?;
-    let encoded = codec::encode(&value).map_err(|error| {
+    let encoded = codec::encode_aside(&value).map_err(|error| {
         failure(
             Kind::BadResult,
             format!("the result cannot be represented: {error}"),

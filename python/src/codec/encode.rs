@@ -17,7 +17,7 @@ use super::{
     path::Path,
     unrepresentable, values,
 };
-use crate::arena::{Arena, Sent, arena};
+use crate::arena::{Arena, Holds, arena};
 
 /// What `snakepit._values.reduce` answers besides extension codes (1 to 9, 12).
 const TAG_REPLACED: i8 = 0;
@@ -55,10 +55,10 @@ impl From<PyErr> for EncodeError {
 type Outcome = Result<(), EncodeError>;
 
 /// The MessagePack form of a value, and what it refers to in the arena.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Encoded {
     bytes: Bytes,
-    sent: Sent,
+    sent: Holds,
 }
 
 impl Encoded {
@@ -67,6 +67,17 @@ impl Encoded {
             value: self.bytes,
             blocks: self.sent.into_wire(),
         }
+    }
+
+    /// Bytes that it takes, in the message and beside it.
+    pub(crate) fn len(&self) -> usize {
+        let beside = self.sent.blocks().iter().map(|block| block.len as usize);
+        self.bytes.len() + beside.sum::<usize>()
+    }
+
+    /// In its parts.
+    pub(crate) fn into_parts(self) -> (Bytes, Holds) {
+        (self.bytes, self.sent)
     }
 
     /// As the result of a call.
@@ -94,7 +105,7 @@ pub(crate) struct Encoder {
     out: Vec<u8>,
     /// Whether large buffers go to the arena; inside of an extension, and to others than the host, they stay in the value.
     aside: bool,
-    sent: Sent,
+    sent: Holds,
 }
 
 /// Writing to memory does not fail; the lengths were checked by [`length`].

@@ -5,7 +5,6 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use bytes::Bytes;
 use pyo3::{exceptions::PyStopAsyncIteration, intern, prelude::*, sync::PyOnceLock};
 use snakepit_proto::v1::{HostError, host_error::Kind};
 
@@ -13,13 +12,10 @@ use super::{
     failure,
     inputs::Next,
     native::{HostInbox, cancelled},
+    value::Value,
     waiter::{Parker, Waiter},
 };
-use crate::{
-    codec::{DecodeError, Decoder},
-    native::shared,
-    place::Place,
-};
+use crate::{codec::DecodeError, native::shared, place::Place};
 
 /// The items that the caller streams to a call. Plain code iterates over it with `for`, without the GIL while it waits; code of an
 /// event loop with `async for`. Collected before its end, it is closed.
@@ -71,8 +67,8 @@ impl Input {
         }
     }
 
-    fn decode<'py>(&self, py: Python<'py>, index: u64, item: &Bytes) -> PyResult<Bound<'py, PyAny>> {
-        match Decoder::new(py, item).single() {
+    fn decode<'py>(&self, py: Python<'py>, index: u64, item: &Value) -> PyResult<Bound<'py, PyAny>> {
+        match item.decode(py) {
             Ok(item) => Ok(item),
             Err(DecodeError::Invalid(message, path)) => {
                 let message = format!("{} {message}", path.render(&format!("input[{index}]")));

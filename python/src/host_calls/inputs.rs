@@ -5,10 +5,10 @@ use std::{
     mem,
 };
 
-use bytes::Bytes;
 use snakepit_proto::v1::{HostError, InputGrant, InputItems, host_error::Kind, host_request::Message};
 
-use super::{failure, waiter::Waiter};
+use super::{failure, value::Value, waiter::Waiter};
+use crate::arena::Holds;
 
 /// How an input has ended.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ enum End {
 #[derive(Debug)]
 struct Input {
     credit: u32,
-    items: VecDeque<Bytes>,
+    items: VecDeque<Value>,
     /// Items that were taken so far.
     number: u64,
     /// Items that were taken since the host was told so.
@@ -63,12 +63,25 @@ impl Input {
 /// What asking for the next item gives. The number is that of the items before it.
 #[derive(Debug)]
 pub(super) enum Next {
-    Item(u64, Bytes),
+    Item(u64, Value),
     End,
     Failed(u64, HostError),
     Cancelled(u64),
     /// There will be something; whoever waits is told.
     Wait,
+}
+
+/// The items of a message.
+pub(super) fn items_of(message: InputItems) -> Vec<Value> {
+    let mut items: Vec<Value> = message.items.into_iter().map(Value::from).collect();
+    for refers in message.in_arena {
+        // Those of an item that is not there are given back at once.
+        let holds = Holds::from(refers.blocks);
+        if let Some(item) = items.get_mut(refers.item as usize) {
+            item.hold(holds);
+        }
+    }
+    items
 }
 
 /// The inputs of the calls that run, by their ids.
@@ -129,17 +142,20 @@ impl Inputs {
     }
 
     /// Takes what the host has sent.
-    pub(super) fn receive(&mut self, message: InputItems) {
+    pub(super) fn receive(&mut self, mut message: InputItems) {
+        let (end, error) = (message.end, message.error.take());
+        let call_id = message.call_id;
+        let items = items_of(message);
         // What was under way when it was left finds nobody.
-        let Some(input) = self.open.get_mut(&message.call_id) else {
+        let Some(input) = self.open.get_mut(&call_id) else {
             return;
         };
         if input.end.is_some() {
             return;
         }
-        input.items.extend(message.items);
-        if message.end {
-            input.end(message.error.map_or(End::Over, End::Failed));
+        input.items.extend(items);
+        if end {
+            input.end(error.map_or(End::Over, End::Failed));
         } else {
             input.wake();
         }

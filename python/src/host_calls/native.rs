@@ -10,16 +10,16 @@ use pyo3::{
 };
 use snakepit_proto::{
     MAX_HOST_VALUE,
-    v1::{HostCall, HostError, host_error::Kind},
+    v1::{HostError, host_error::Kind},
 };
 use tokio::time::Instant;
 
 use super::{
-    Deadline, Input, Outcome, failure,
+    Deadline, Input, Outcome, Request, failure,
     waiter::{Inbox, Parker, Waiter},
 };
 use crate::{
-    codec::{DecodeError, Decoder, EncodeError, Encoder},
+    codec::{DecodeError, EncodeError, Encoded, Encoder},
     native::shared,
     place::Place,
     shared::Shared,
@@ -174,7 +174,7 @@ fn host_begin<'py>(
 struct Prepared<'a> {
     shared: &'static Shared,
     function: &'a str,
-    request: HostCall,
+    request: Request,
     deadline: Option<Deadline>,
 }
 
@@ -191,7 +191,7 @@ impl<'a> Prepared<'a> {
             let error = failure(Kind::UnknownFunction, "this process is no worker of a host");
             return Err(raise(py, function, error));
         };
-        let encode = |value: &Bound<'_, PyAny>, root| match Encoder::encode(value) {
+        let encode = |value: &Bound<'_, PyAny>, root| match Encoder::encode_for_host(value) {
             Ok(bytes) => Ok(bytes),
             Err(EncodeError::Unrepresentable(message, path)) => {
                 let message = format!("{} {message}", path.render(root));
@@ -200,12 +200,12 @@ impl<'a> Prepared<'a> {
             Err(EncodeError::Raised(error)) => Err(error),
         };
         let args = if args.is_empty() {
-            Vec::new()
+            Encoded::default()
         } else {
             encode(args.as_any(), "args")?
         };
         let kwargs = if kwargs.is_empty() {
-            Vec::new()
+            Encoded::default()
         } else {
             encode(kwargs.as_any(), "kwargs")?
         };
@@ -220,13 +220,11 @@ impl<'a> Prepared<'a> {
         let own = own.map(|at| Deadline { at, inherited: false });
         let inherited = surrounding.as_ref().and_then(|call| call.deadline);
         let inherited = inherited.map(|at| Deadline { at, inherited: true });
-        let request = HostCall {
-            id: 0,
+        let request = Request {
             call_id: surrounding.map(|call| call.call_id),
             function: function.to_owned(),
-            args: args.into(),
-            kwargs: kwargs.into(),
-            deadline_us: None,
+            args,
+            kwargs,
         };
         Ok(Self {
             shared,
@@ -295,7 +293,7 @@ fn finish<'py>(
     outcome: Outcome,
 ) -> PyResult<Bound<'py, PyAny>> {
     match outcome {
-        Outcome::Value(value) => match Decoder::new(py, &value).single() {
+        Outcome::Value(value) => match value.decode(py) {
             Ok(value) => Ok(value),
             Err(DecodeError::Invalid(message, path)) => {
                 let message = format!("{} {message}", path.render("result"));

@@ -118,6 +118,13 @@ impl Mapping {
         Some(unsafe { AtomicU32::from_ptr(counter.cast()) })
     }
 
+    /// Takes a hold for the worker, which a reference takes along.
+    pub(super) fn hold(&self, side: Side, number: u32) {
+        if let Some(counter) = self.counter(side, number) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Gives back a hold that came with a reference.
     pub(super) fn release(&self, side: Side, number: u32) {
         if let Some(counter) = self.counter(side, number) {

@@ -99,12 +99,12 @@ impl HostCall {
     }
 }
 
-fn decode<T: DeserializeOwned>(encoded: &[u8], empty: &[u8], which: &str) -> Result<T, ArgumentsError> {
-    let none = encoded.is_empty() || encoded == empty;
-    let decoded = match codec::decode(if none { empty } else { encoded }) {
+fn decode<T: DeserializeOwned>(encoded: &Bytes, empty: &[u8], which: &str) -> Result<T, ArgumentsError> {
+    let decoded = if encoded.is_empty() || encoded == empty {
         // `()` is nil to serde.
-        Err(_) if none => codec::decode(NIL).or_else(|_| codec::decode(empty)),
-        decoded => decoded,
+        codec::decode(empty).or_else(|_| codec::decode(NIL).or_else(|_| codec::decode(empty)))
+    } else {
+        codec::decode_message(encoded)
     };
     decoded.map_err(|error| {
         ArgumentsError(match error {

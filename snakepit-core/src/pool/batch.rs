@@ -56,8 +56,8 @@ impl<'a> Request<'a> {
         mut self,
         calls: impl IntoIterator<Item = T>,
     ) -> Result<BatchRequest<'a>, CodecError> {
-        let (args, calls) = codec::encode_batch(calls)?;
-        (self.args, self.batch) = (args.into(), true);
+        let (args, calls) = codec::encode_batch_aside(calls)?;
+        (self.args, self.batch) = (args, true);
         let request = self;
         Ok(BatchRequest { request, calls })
     }
@@ -77,8 +77,7 @@ impl BatchRequest<'_> {
         if calls == 0 {
             return Ok(Vec::new());
         }
-        let answer = request.send_raw().await?;
-        let outcomes: Vec<Outcome<R>> = codec::decode(&answer)?;
+        let outcomes: Vec<Outcome<R>> = request.send().await?;
         if outcomes.len() != calls {
             return Err(CallError::Codec(CodecError::Decode {
                 type_name: std::any::type_name::<Vec<R>>(),

@@ -69,6 +69,11 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
     aside::nothing_aside(|| write(value))
 }
 
+/// As [`encode`], with large buffers kept aside.
+pub(crate) fn encode_aside<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecError> {
+    aside::with_aside(|| write(value))
+}
+
 thread_local! {
     /// What is written to, since how long a value becomes is known when it is written: memory that grows costs more than a copy.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -128,26 +133,29 @@ fn write_args<T: Serialize + ?Sized>(args: &T) -> Result<Bytes, CodecError> {
     }
 }
 
-/// Encodes the positional arguments of many calls, as one array of arrays.
-///
-/// # Errors
-/// As [`encode_args`].
-pub fn encode_batch<T: Serialize>(calls: impl IntoIterator<Item = T>) -> Result<(Bytes, usize), CodecError> {
-    let mut encoded = Vec::new();
+/// Encodes the positional arguments of many calls, as one array of arrays, with large buffers kept aside; and how many calls those
+/// are.
+pub(crate) fn encode_batch_aside<T: Serialize>(
+    calls: impl IntoIterator<Item = T>,
+) -> Result<(Encoded, usize), CodecError> {
     let mut count = 0_u32;
-    for args in calls {
-        match &*encode_args(&args)? {
-            // No arguments.
-            [] => encoded.push(rmp::Marker::FixArray(0).to_u8()),
-            args => encoded.extend_from_slice(args),
+    let encoded = aside::with_aside(|| {
+        let mut encoded = Vec::new();
+        for args in calls {
+            match &*write_args(&args)? {
+                // No arguments.
+                [] => encoded.push(rmp::Marker::FixArray(0).to_u8()),
+                args => encoded.extend_from_slice(args),
+            }
+            count = count.saturating_add(1);
         }
-        count = count.saturating_add(1);
-    }
-    let mut all = Vec::with_capacity(encoded.len() + 5);
-    // Writing to a vector cannot fail.
-    let _ = rmp::encode::write_array_len(&mut all, count);
-    all.extend(encoded);
-    Ok((all.into(), count as usize))
+        let mut all = Vec::with_capacity(encoded.len() + 5);
+        // Writing to a vector cannot fail.
+        let _ = rmp::encode::write_array_len(&mut all, count);
+        all.extend(encoded);
+        Ok(all.into())
+    })?;
+    Ok((encoded, count as usize))
 }
 
 /// Encodes keyword arguments: a map with string keys, or a struct.

@@ -2,7 +2,6 @@
 
 use std::{error::Error, fmt, pin::Pin};
 
-use bytes::Bytes;
 use serde::Serialize;
 use snakepit_proto::{
     MAX_HOST_VALUE,
@@ -12,11 +11,11 @@ use tokio_stream::{Stream, StreamExt as _};
 
 use crate::{
     host::{failure, told},
-    rpc::codec,
+    rpc::codec::{self, Encoded},
 };
 
 /// Encoded items, or why there are no more.
-pub(crate) type InputItems = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;
+pub(crate) type InputItems = Pin<Box<dyn Stream<Item = Result<Encoded, HostError>> + Send>>;
 
 /// The input of a call: a caller's stream, encoded item by item as it is read.
 pub struct Input(InputItems);
@@ -57,8 +56,9 @@ impl fmt::Debug for Input {
     }
 }
 
-fn encode<T: Serialize>(item: &T) -> Result<Bytes, HostError> {
-    let encoded = codec::encode(item).map_err(|error| failure(Kind::BadArguments, error.to_string()))?;
+fn encode<T: Serialize>(item: &T) -> Result<Encoded, HostError> {
+    let encoded =
+        codec::encode_aside(item).map_err(|error| failure(Kind::BadArguments, error.to_string()))?;
     if encoded.len() > MAX_HOST_VALUE {
         let message = format!(
             "takes {} bytes, an item of an input can take {MAX_HOST_VALUE}",

@@ -15,9 +15,10 @@ use snakepit_core::{
     worker::{DownReason, StartTurn, Worker, WorkerFactory as _},
 };
 use snakepit_proto::{
-    MAX_HOST_MESSAGE,
+    MAX_HOST_MESSAGE, MAX_HOST_VALUE,
     v1::{
-        HostCall, HostRequest, HostResponse, host_error::Kind, host_request::Message, host_response::Outcome,
+        ArgumentBlocks, Block, HostCall, HostRequest, HostResponse, host_error::Kind, host_request::Message,
+        host_response::Outcome,
     },
 };
 use tokio::time::timeout;
@@ -120,7 +121,7 @@ impl Scene {
         let HostResponse { id, outcome } = self.answer().await;
         match outcome.unwrap() {
             Outcome::Error(error) => (id, error.kind(), error.message),
-            Outcome::Value(_) | Outcome::Input(_) => panic!("it was answered"),
+            Outcome::Value(_) | Outcome::InArena(_) | Outcome::Input(_) => panic!("it was answered"),
         }
     }
 
@@ -143,6 +144,23 @@ fn double(id: u64) -> HostCall {
         function: "double".into(),
         args: codec::encode(&(21,)).unwrap(),
         ..HostCall::default()
+    }
+}
+
+/// The same, with an argument of so many bytes in shared memory.
+fn double_of(len: u64) -> HostCall {
+    let block = Block {
+        number: 0,
+        offset: 1 << 16,
+        len,
+    };
+    HostCall {
+        args: b"\x91\xd4\x0b\x00"[..].into(),
+        blocks: Some(ArgumentBlocks {
+            args: vec![block],
+            kwargs: Vec::new(),
+        }),
+        ..double(2)
     }
 }
 
@@ -265,7 +283,7 @@ async fn more_calls_than_were_agreed_on_are_refused_until_there_is_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_breaks_the_stream_is_condemned_and_its_calls_are_over() {
-    let breaks: [fn(&Scene); 3] = [
+    let breaks: [fn(&Scene); 5] = [
         // One id twice.
         |scene| scene.hang(1),
         |scene| {
@@ -278,6 +296,9 @@ async fn a_worker_that_breaks_the_stream_is_condemned_and_its_calls_are_over() {
                 ..double(2)
             });
         },
+        // Shared memory that this worker was never sent, and more of it than a call may have.
+        |scene| scene.call(double_of(1)),
+        |scene| scene.call(double_of(MAX_HOST_VALUE as u64 + 1)),
     ];
     for broken in breaks {
         let scene = Scene::open().await;

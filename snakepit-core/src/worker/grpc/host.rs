@@ -27,6 +27,7 @@ use tonic::Status;
 
 use super::{GrpcWorkerSpec, Live, client::Control, monitor::EXIT_FOLLOWS_EOF};
 use crate::{
+    arena::Arena,
     id::WorkerId,
     launch::LaunchedProcess,
     rpc::Connection,
@@ -47,6 +48,8 @@ pub(super) struct HostStream {
     control: Control,
     /// For the death of the connection, which is told by whoever watches that.
     connection: Connection,
+    /// The memory that it shares with the worker.
+    arena: Option<Arc<Arena>>,
     /// The one that started the worker; a call may come from another one, which ends before the worker does.
     runtime: Handle,
     inputs: OnceLock<Arc<Inputs>>,
@@ -62,6 +65,7 @@ impl HostStream {
         process: &Arc<dyn LaunchedProcess>,
         control: &Control,
         connection: &Connection,
+        arena: Option<&Arc<Arena>>,
     ) -> Self {
         Self {
             spec: Arc::clone(spec),
@@ -69,6 +73,7 @@ impl HostStream {
             process: Arc::clone(process),
             control: control.clone(),
             connection: connection.clone(),
+            arena: arena.cloned(),
             runtime: Handle::current(),
             inputs: OnceLock::new(),
         }
@@ -83,10 +88,12 @@ impl HostStream {
         let mut serving = None;
         let inputs = self.inputs.get_or_init(|| {
             let (answers, outgoing) = mpsc::unbounded_channel();
-            let inputs = Arc::new(Inputs::new(answers.clone(), self.runtime.clone()));
+            let inputs = Inputs::new(answers.clone(), self.arena.clone(), self.runtime.clone());
+            let inputs = Arc::new(inputs);
             let desk = Desk {
                 functions: self.spec.host_functions.clone(),
                 worker: self.worker,
+                arena: self.arena.clone(),
                 answers,
                 running: Arc::default(),
             };

@@ -1,23 +1,20 @@
 //! From a spec to a ready worker, in the order that never leaves a live worker without a row.
 
+mod agree;
+mod connect;
+
 use std::{
     io,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::net::UnixStream as StdUnixStream,
-    },
+    os::{fd::AsFd as _, unix::net::UnixStream as StdUnixStream},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use snakepit_proto::{
-    PROTOCOL_VERSIONS,
-    v1::{AdapterReport, HandshakeRequest, ReadyRequest, ready_response::Outcome},
-};
+use agree::{handshake, ready};
+use connect::{arena, connect, opened};
 use tokio::{
-    net::{TcpStream, UnixStream},
     sync::{oneshot, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -30,13 +27,12 @@ use super::{
     output,
 };
 use crate::{
-    arena::Arena,
     clock::within,
     event::EventKind,
     id::{SlotId, WorkerId},
     launch::{ChannelForm, LaunchError, LaunchSpec, LaunchedProcess, StderrTail, drain},
     ledger::{LedgerError, Row},
-    rpc::{Calls, Connection, ConnectionError, Journal, RemoteError, error_chain, send_preamble},
+    rpc::{Calls, Connection, Journal},
     worker::{BoxFuture, StartError, StartErrorKind, StartPhase, StartTurn, Worker},
 };
 
@@ -45,8 +41,6 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a launch that was given up may go on: a program that takes longer to execute waits for a disk that does not
 /// answer.
 const LAUNCH_ENDS: Duration = Duration::from_secs(5);
-/// Pause between two attempts to connect to a worker that listens on a path: it makes its socket when it likes.
-const CONNECT_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a start has done so far, and so what must be undone when it fails.
 struct Progress {
@@ -243,7 +237,7 @@ async fn load(
         source,
     })?;
     let journal = Arc::new(journal);
-    let mut arena = arena(spec, id, &form);
+    let arena = arena(spec, id, &form);
     let shared = arena.as_ref().map(|(_, fd)| fd.as_fd());
     let connecting = connect(channel, &form, &journal, shared);
     let connected = or_exit(&process, connecting).await?;
@@ -260,10 +254,12 @@ async fn load(
         }
         None => (Data::over(connected.control.clone()), None),
     };
-    let host = HostStream::new(spec, id, &process, &control, &connected.control);
+    let arena = arena
+        .filter(|_| agreed.maps_arena)
+        .map(|(arena, _)| Arc::new(arena));
+    let host = HostStream::new(spec, id, &process, &control, &connected.control, arena.as_ref());
     let calls_host = agreed.calls_host && !spec.host_functions.is_empty();
     let serving = if calls_host { host.begin() } else { None };
-    arena = arena.filter(|_| agreed.maps_arena);
     progress.phase = StartPhase::Import;
     let pid = process.identity().pid;
     tokio::spawn(output::forward_logs(id, pid, control.clone()));
@@ -277,7 +273,7 @@ async fn load(
         data,
         calls: calls.clone(),
         control: control.clone(),
-        arena: arena.map(|(arena, _)| Arc::new(arena)),
+        arena,
     });
     let live = Arc::new(Live {
         id,
@@ -331,187 +327,6 @@ async fn or_exit<T>(
         Some(_) => Err(StartErrorKind::Exited),
         None => Err(failed),
     }
-}
-
-/// The memory to share with a worker that can be sent it. Without it, all values go in messages.
-fn arena(spec: &GrpcWorkerSpec, id: WorkerId, form: &ChannelForm) -> Option<(Arena, OwnedFd)> {
-    let size = spec.arena.filter(|_| *form == ChannelForm::Inherited)?;
-    Arena::new(size)
-        .inspect_err(
-            |error| tracing::warn!(worker = %id, size, %error, "no memory can be shared with the worker"),
-        )
-        .ok()
-}
-
-/// The ways to a worker.
-struct Connected {
-    control: Connection,
-    /// For the service `Worker`; without it, `control` is for both.
-    data: Option<StdUnixStream>,
-    /// For calls alone.
-    calls: Option<StdUnixStream>,
-}
-
-impl Connected {
-    fn by_one(control: Connection) -> Self {
-        Self {
-            control,
-            data: None,
-            calls: None,
-        }
-    }
-}
-
-fn opened(connection: Result<Connection, ConnectionError>) -> Result<Connection, StartErrorKind> {
-    connection.map_err(|error| StartErrorKind::Channel(error_chain(&error)))
-}
-
-/// Opens the ways to a worker: a socket for each purpose on an inherited channel, else one connection for all.
-async fn connect(
-    channel: Option<StdUnixStream>,
-    form: &ChannelForm,
-    journal: &Journal,
-    arena: Option<BorrowedFd<'_>>,
-) -> Result<Connected, StartErrorKind> {
-    let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
-    match (channel, form) {
-        (Some(data), ChannelForm::Inherited) => {
-            let pair = || StdUnixStream::pair().map_err(|error| failed(&error));
-            let ((control, theirs), (calls, their_calls)) = (pair()?, pair()?);
-            let sent: Vec<_> = [theirs.as_fd(), their_calls.as_fd(), journal.as_fd()]
-                .into_iter()
-                .chain(arena)
-                .collect();
-            send_preamble(&data, &sent).map_err(|error| failed(&error))?;
-            drop((theirs, their_calls));
-            Ok(Connected {
-                control: opened(Connection::open(control).await)?,
-                data: Some(data),
-                calls: Some(calls),
-            })
-        }
-        (None, ChannelForm::Inherited) => {
-            Err(StartErrorKind::Channel("the launcher returned no channel".into()))
-        }
-        (_, ChannelForm::Unix(path)) => {
-            let stream = until_listening(|| UnixStream::connect(path)).await;
-            let stream = stream
-                .and_then(UnixStream::into_std)
-                .map_err(|error| failed(&error))?;
-            Ok(Connected::by_one(opened(Connection::open(stream).await)?))
-        }
-        (_, ChannelForm::Tcp(address)) => {
-            let stream = until_listening(|| TcpStream::connect(address)).await;
-            let stream = stream.map_err(|error| failed(&error))?;
-            stream.set_nodelay(true).map_err(|error| failed(&error))?;
-            Ok(Connected::by_one(opened(Connection::over(stream).await)?))
-        }
-    }
-}
-
-/// Connects as soon as the worker listens; the start deadline bounds it.
-async fn until_listening<S, F>(connect: impl Fn() -> F) -> io::Result<S>
-where
-    F: Future<Output = io::Result<S>>,
-{
-    loop {
-        match connect().await {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                sleep(CONNECT_PAUSE).await;
-            }
-            done => return done,
-        }
-    }
-}
-
-/// What a worker says of itself.
-struct Agreed {
-    concurrency: usize,
-    keeps_journal: bool,
-    beats: bool,
-    calls_host: bool,
-    ends_sessions: bool,
-    takes_input: bool,
-    maps_arena: bool,
-    takes_calls: bool,
-    takes_batches: bool,
-}
-
-/// Shakes hands.
-async fn handshake(
-    spec: &GrpcWorkerSpec,
-    id: WorkerId,
-    mut control: Control,
-) -> Result<Agreed, StartErrorKind> {
-    let (kind, asked) = spec.concurrency.asked();
-    let request = HandshakeRequest {
-        protocol_versions: PROTOCOL_VERSIONS.to_vec(),
-        run_id: spec.run_id.to_string(),
-        worker_id: id.0,
-        host_version: env!("CARGO_PKG_VERSION").to_owned(),
-        adapters: spec.adapters.clone(),
-        paths: spec.paths.iter().map(|path| path.display().to_string()).collect(),
-        log_level: spec.log_level,
-        concurrency: asked,
-        concurrency_kind: kind.into(),
-        host_functions: spec.host_functions.names().map(str::to_owned).collect(),
-        host_calls: host::UNDER_WAY as u32,
-        beat_ms: match spec.channel {
-            ChannelSpec::Inherited => monitor::beat_ms(spec.heartbeat.interval),
-            ChannelSpec::UnixIn(_) => 0,
-        },
-    };
-    let answer = control
-        .handshake(request)
-        .await
-        .map_err(|status| channel_error(&status))?
-        .into_inner();
-    if PROTOCOL_VERSIONS.contains(&answer.protocol_version) {
-        let concurrency = spec.concurrency.agreed(answer.concurrency);
-        if concurrency < asked as usize {
-            tracing::warn!(worker = %id, asked, concurrency, "the worker runs fewer calls at the same time than it was asked to");
-        }
-        let has = |name| answer.capabilities.iter().any(|ability| ability == name);
-        Ok(Agreed {
-            concurrency,
-            keeps_journal: has("journal"),
-            beats: has("beats"),
-            calls_host: has("host"),
-            ends_sessions: has("session"),
-            takes_input: has("input"),
-            maps_arena: has("arena"),
-            takes_calls: has("calls"),
-            takes_batches: has("batch"),
-        })
-    } else {
-        let theirs = answer.protocol_versions;
-        Err(StartErrorKind::ProtocolVersion {
-            ours: PROTOCOL_VERSIONS.to_vec(),
-            theirs,
-        })
-    }
-}
-
-async fn ready(mut control: Control) -> Result<AdapterReport, StartErrorKind> {
-    let answer = control
-        .ready(ReadyRequest {})
-        .await
-        .map_err(|status| channel_error(&status))?
-        .into_inner();
-    match answer.outcome {
-        Some(Outcome::Ready(adapters)) => Ok(adapters),
-        Some(Outcome::Error(error)) => Err(StartErrorKind::Adapter(Box::new(RemoteError::from(error)))),
-        None => Err(StartErrorKind::Protocol("Ready without an outcome".into())),
-    }
-}
-
-fn channel_error(status: &tonic::Status) -> StartErrorKind {
-    StartErrorKind::Channel(format!("{:?}: {}", status.code(), status.message()))
 }
 
 /// What is left of a worker once its process tree is gone: its socket, if it had one, and its ledger row.

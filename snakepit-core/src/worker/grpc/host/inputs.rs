@@ -5,12 +5,12 @@ use std::{
     future::poll_fn,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use snakepit_proto::v1::{
-    HostError, HostResponse, InputItems as Message, host_error::Kind, host_response::Outcome,
+    HostError, HostResponse, InputItems as Message, ItemBlocks, ValueInArena, host_error::Kind,
+    host_response::Outcome,
 };
 use tokio::{
     runtime::Handle,
@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{panic_text, unwinding};
 use crate::{
+    arena::{Arena, for_worker},
     host::failure,
     worker::{Feed, Input, InputItems},
 };
@@ -33,6 +34,8 @@ const MESSAGE: usize = 64 << 10;
 /// The inputs that are open.
 #[derive(Debug)]
 pub(super) struct Inputs {
+    /// Where large buffers of items go.
+    arena: Option<Arc<Arena>>,
     /// Reads the streams.
     runtime: Handle,
     readers: Mutex<Readers>,
@@ -60,12 +63,20 @@ impl Drop for Reader {
 }
 
 impl Inputs {
-    pub(super) fn new(answers: UnboundedSender<HostResponse>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        answers: UnboundedSender<HostResponse>,
+        arena: Option<Arc<Arena>>,
+        runtime: Handle,
+    ) -> Self {
         let readers = Mutex::new(Readers {
             open: HashMap::new(),
             answers: Some(answers),
         });
-        Self { runtime, readers }
+        Self {
+            arena,
+            runtime,
+            readers,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Readers> {
@@ -78,7 +89,11 @@ impl Inputs {
         // The call fails as well, and with it whoever waits for it.
         if let Some(answers) = readers.answers.clone() {
             let (grants, granted) = mpsc::unbounded_channel();
-            let work = read(call_id, input.into_items(), granted, answers);
+            let source = Source {
+                items: input.into_items(),
+                arena: self.arena.clone(),
+            };
+            let work = read(call_id, source, granted, answers);
             let task = self.runtime.spawn(work).abort_handle();
             readers.open.insert(call_id, Reader { grants, task });
         }
@@ -160,9 +175,16 @@ impl Ahead {
     }
 }
 
+/// A caller's stream, and where large buffers of its items go.
+struct Source {
+    items: InputItems,
+    arena: Option<Arc<Arena>>,
+}
+
 /// What a stream gave.
 enum Step {
-    Item(Bytes),
+    /// With the bytes that it takes.
+    Item(ValueInArena, usize),
     /// Nothing yet.
     Later,
     End(Option<HostError>),
@@ -171,7 +193,7 @@ enum Step {
 /// Reads a stream to its end, never further than was granted.
 async fn read(
     call_id: u64,
-    mut items: InputItems,
+    mut source: Source,
     mut granted: UnboundedReceiver<u32>,
     answers: UnboundedSender<HostResponse>,
 ) {
@@ -191,11 +213,16 @@ async fn read(
         let mut bytes = 0;
         while ahead.may_go_on() && bytes < MESSAGE && !message.end {
             // What is there already goes along with the first one.
-            match step(&mut items, message.items.is_empty()).await {
-                Step::Item(item) => {
-                    ahead.go_on(item.len());
-                    bytes += item.len();
-                    message.items.push(item);
+            match source.step(message.items.is_empty()).await {
+                Step::Item(ValueInArena { value, blocks }, len) => {
+                    ahead.go_on(len);
+                    bytes += len;
+                    if !blocks.is_empty() {
+                        // As many as were granted at most.
+                        let item = message.items.len() as u32;
+                        message.in_arena.push(ItemBlocks { item, blocks });
+                    }
+                    message.items.push(value);
                 }
                 Step::Later => break,
                 Step::End(error) => (message.end, message.error) = (true, error),
@@ -213,22 +240,32 @@ async fn read(
     }
 }
 
-/// The next item, or that there is none yet unless it is to be waited for.
-async fn step(items: &mut InputItems, wait: bool) -> Step {
-    let next = poll_fn(|cx| match unwinding(|| items.as_mut().poll_next(cx)) {
-        Poll::Pending if !wait => Poll::Ready(None),
-        poll => poll.map(Some),
-    });
-    match next.await {
-        None => Step::Later,
-        Some(Ok(Some(Ok(item)))) => Step::Item(item),
-        Some(Ok(Some(Err(error)))) => Step::End(Some(error)),
-        Some(Ok(None)) => Step::End(None),
-        Some(Err(panic)) => {
-            let text = panic_text(&*panic);
-            tracing::error!("the stream of a call's input panicked: {text}");
-            let message = format!("the caller's stream panicked: {text}");
-            Step::End(Some(failure(Kind::Failed, message)))
+impl Source {
+    /// The next item, or that there is none yet unless it is to be waited for.
+    async fn step(&mut self, wait: bool) -> Step {
+        let Self { items, arena } = self;
+        // An array that is made where it is put is the caller's code as well.
+        let mut poll_next = |cx: &mut Context<'_>| {
+            let next = items.as_mut().poll_next(cx);
+            next.map(|next| {
+                next.map(|item| item.map(|item| Step::Item(for_worker(arena.as_ref(), &item), item.len())))
+            })
+        };
+        let next = poll_fn(|cx| match unwinding(|| poll_next(cx)) {
+            Poll::Pending if !wait => Poll::Ready(None),
+            poll => poll.map(Some),
+        });
+        match next.await {
+            None => Step::Later,
+            Some(Ok(Some(Ok(item)))) => item,
+            Some(Ok(Some(Err(error)))) => Step::End(Some(error)),
+            Some(Ok(None)) => Step::End(None),
+            Some(Err(panic)) => {
+                let text = panic_text(&*panic);
+                tracing::error!("the stream of a call's input panicked: {text}");
+                let message = format!("the caller's stream panicked: {text}");
+                Step::End(Some(failure(Kind::Failed, message)))
+            }
         }
     }
 }

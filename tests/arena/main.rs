@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod asked;
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::{
@@ -187,6 +189,35 @@ async fn an_array_is_seen_where_it_is_and_can_be_kept() {
     assert_eq!(sums, [256, 512]);
     assert_eq!(arena(&pool).await.arguments, 2 << 20);
     let (): () = pool.call("forget", ()).await.unwrap();
+    until_arguments_are_gone(&pool).await;
+    pool.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_calls_of_a_batch_have_their_arrays_there() {
+    let Some(builder) = with_numpy() else { return };
+    let pool = builder.start().await.unwrap();
+    let arrays = || [100_000, 100, 200_000].map(|count| (numbers(count),));
+    let batch = pool.request("is_shared").batch(arrays()).unwrap();
+    let shared: Vec<bool> = batch
+        .send()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(shared, [true, false, true]);
+    let batch = pool.request("echo").batch(arrays()).unwrap();
+    for (back, (sent,)) in batch
+        .send::<SharedArray>()
+        .await
+        .unwrap()
+        .into_iter()
+        .zip(arrays())
+    {
+        let back = back.unwrap();
+        assert!(back.is_shared() == (sent.data.len() > 65_536) && back.to_ndarray() == sent);
+    }
     until_arguments_are_gone(&pool).await;
     pool.shutdown().await;
 }
