@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use common::{FOREVER, builder, pool_of};
@@ -10,11 +10,11 @@ use snakepit_core::{
     SlotId,
     event::EventKind,
     pool::CallErrorKind,
-    rpc::Value,
+    rpc::{RemoteErrorKind, Value},
     testing::{FakeBehaviour, FakeWorkerFactory},
     worker::{DownReason, TransportError, Worker as _},
 };
-use snakepit_proto::v1::{CallError, call_error::Kind};
+use snakepit_proto::v1::{CallError, CallResponse, call_error::Kind, call_response::Outcome};
 use tokio::time::{sleep, timeout};
 
 fn failing() -> FakeBehaviour {
@@ -125,11 +125,15 @@ async fn the_smallest_and_the_largest_credit_both_reach_the_end() {
     pool.shutdown().await;
 }
 
-fn leaving() -> FakeBehaviour {
-    FakeBehaviour::Error(CallError {
+fn shutting_down() -> CallError {
+    CallError {
         kind: Kind::ShuttingDown.into(),
         ..CallError::default()
-    })
+    }
+}
+
+fn leaving() -> FakeBehaviour {
+    FakeBehaviour::Error(shutting_down())
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,8 +149,39 @@ async fn a_worker_that_says_it_leaves_and_stays_is_replaced() {
     let (factory, pool) = pool_of(leaving()).await;
     factory.set_behaviour(FakeBehaviour::Echo);
     let mut items = pool.request("f").stream::<Value>().await.unwrap();
+    let first = items.call_id();
+    // Who leaves while it waits for another worker finds it where it was.
+    for _ in 0..3 {
+        assert!(timeout(Duration::from_millis(1), items.next()).await.is_err());
+        assert_eq!(items.call_id(), first);
+    }
+    let item = timeout(FOREVER, items.next()).await;
+    item.expect("the slot has another worker").unwrap().unwrap();
+    assert!(items.next().await.is_none());
+    pool.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_not_begun_again_after_its_first_item() {
+    let late = FakeBehaviour::Producer(Arc::new(move |request, items| {
+        Box::pin(async move {
+            items.send(Bytes::from_static(b"\x01")).unwrap();
+            sleep(Duration::from_millis(1)).await;
+            let outcome = Some(Outcome::Error(shutting_down()));
+            let call_id = request.call_id;
+            Ok(CallResponse { call_id, outcome })
+        })
+    }));
+    let (factory, pool) = pool_of(late).await;
+    factory.set_behaviour(FakeBehaviour::Echo);
+    let mut items = pool.request("f").stream::<u32>().await.unwrap();
+    assert_eq!(items.next().await.unwrap().unwrap(), 1);
     let error = items.next().await.unwrap().unwrap_err();
-    assert!(error.is_retryable() && !error.may_have_executed(), "{error}");
+    assert!(
+        matches!(&error, snakepit_core::pool::CallError::Failed(failed) if failed.error.kind == RemoteErrorKind::ShuttingDown),
+        "{error}"
+    );
+    assert!(items.next().await.is_none());
     let answered = timeout(FOREVER, pool.call::<_, Value>("f", ())).await;
     answered.expect("the slot has another worker").unwrap();
     pool.shutdown().await;

@@ -161,7 +161,7 @@ impl<'a> InputRequest<'a> {
             .begin(move |attempt, client, request| attempt.call_stream(client, request, credit))
             .await?;
         match attempt.within(underway.work()).await {
-            Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
+            Some(Ok(stream)) => Ok(Items::once(attempt, underway.into_stream(stream), credit)),
             Some(Err(error)) => {
                 let mut loss = attempt.lost(underway.finish(), error);
                 Err(attempt.explain_for_good(&mut loss).await)

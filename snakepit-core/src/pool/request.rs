@@ -10,7 +10,6 @@ use super::{
     attempt::Attempt,
     dispatch::{Aim, Turn},
     error::CallError,
-    settle::Underway,
     stream::Items,
 };
 use crate::{
@@ -192,20 +191,7 @@ impl<'a> Request<'a> {
     pub async fn stream<T: DeserializeOwned>(self) -> Result<Items<T>, CallError> {
         self.check_len()?;
         let (credit, turn) = (self.credit, self.turn(false));
-        let mut attempt = Attempt::new(self)?;
-        let mut lease = attempt.checkout(turn).await?;
-        let call_id = attempt.begin(&mut lease);
-        let request = attempt.call_request(call_id);
-        let work = attempt.call_stream(&*lease.seat().client, request, credit);
-        let mut underway = Underway::new(attempt.settler(), lease, call_id, work);
-        match attempt.within(underway.work()).await {
-            Some(Ok(stream)) => Ok(Items::new(attempt, underway.into_stream(stream), credit)),
-            Some(Err(error)) => {
-                let mut loss = attempt.lost(underway.finish(), error);
-                Err(attempt.explain_for_good(&mut loss).await)
-            }
-            None => Err(attempt.overdue(underway.abandon())),
-        }
+        Items::begun(Attempt::new(self)?, turn, credit).await
     }
 }
 

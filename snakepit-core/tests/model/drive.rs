@@ -164,7 +164,7 @@ impl Drive {
 
     fn want(&mut self, token: Token, items: u8) {
         self.callers[&token].want(items);
-        self.model.calls.get_mut(&token).unwrap().wanted += u32::from(items);
+        self.model.wants(token, u32::from(items), Instant::now());
     }
 
     fn go_on(&self, pick: Pick, how: How) {

@@ -74,6 +74,8 @@ pub(crate) struct Call {
     pub(crate) executions: u32,
     /// A worker was lost to it, and it was to be executed by another one.
     lost: bool,
+    /// Its worker was leaving and did not begin it, and its caller did not look at once: a stream that waits again by then.
+    late: bool,
     /// How the execution of a stream ended.
     pub(crate) ended: Option<How>,
     pub(crate) yielded: u32,
@@ -265,6 +267,7 @@ impl Model {
             stand,
             executions: 0,
             lost: false,
+            late: false,
             ended: None,
             yielded: 0,
             taken: 0,
@@ -316,6 +319,30 @@ impl Model {
             Seen::Outcome(token, outcome, up) => {
                 self.told(token, &outcome, at, up);
             }
+        }
+    }
+
+    /// The caller of a stream wants so many items more.
+    pub(crate) fn wants(&mut self, token: Token, items: u32, at: Instant) {
+        self.call(token).wanted += items;
+        self.waits_again(token, at);
+    }
+
+    /// Whoever wants the first item of a stream that was refused finds it waiting for another worker.
+    fn waits_again(&mut self, token: Token, at: Instant) {
+        let step = self.step;
+        let call = self.call(token);
+        let refused = call.ended == Some(How::Refused) && call.yielded == 0 && call.wanted > 0;
+        if let Stand::Running { worker, .. } = call.stand
+            && refused
+        {
+            (call.ended, call.late) = (None, true);
+            call.stand = Stand::Waiting {
+                since: at,
+                step,
+                again: true,
+            };
+            self.retired.insert(worker, at);
         }
     }
 
@@ -389,7 +416,7 @@ impl Model {
                     call.ended = Some(how);
                     let cancelled = how == How::Dropped && self.is_up(worker);
                     assert!(!cancelled, "stream {token} was cancelled for nothing");
-                    return;
+                    return self.waits_again(token, at);
                 }
                 call.stand = match how {
                     How::Answered => Stand::Due(Told::Value),
@@ -616,7 +643,7 @@ impl Model {
                 if call.tie != Some((error.budget, at)) {
                     let limit = call.limit().unwrap_or_else(|| panic!("{}", wrong()));
                     assert!(limit.0 == error.budget, "{}: it was to be {limit:?}", wrong());
-                    let late = call.spec.stream && call.has().is_some();
+                    let late = call.spec.stream && (call.has().is_some() || call.late);
                     assert!(
                         at == limit.1 || late && at > limit.1,
                         "call {token} was told at {at:?} of {limit:?}"
