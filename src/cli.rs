@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Cli, Command};
+use failure::Failure;
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
@@ -36,8 +37,10 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "registry")]
         Command::Cleanup(args) => cleanup::run(&args, verbose),
     };
-    match done {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
+    let (code, interrupted) = match done {
+        Ok(code) => (code, false),
+        Err(failure) => (failure.report(), matches!(failure, Failure::Interrupted)),
+    };
+    session::until_told(interrupted);
+    code
 }

@@ -5,8 +5,12 @@
     reason = "a test fails by panicking, also in its helpers"
 )]
 
+#[path = "cli/advice.rs"]
+mod advice;
 #[path = "cli/support.rs"]
 mod support;
+#[path = "cli/unread.rs"]
+mod unread;
 
 use std::{
     fs,

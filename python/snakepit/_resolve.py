@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from snakepit import _registry
@@ -62,7 +63,8 @@ def _bare(name: str) -> Callable[..., Any]:
     if not _adapters:
         where = "this worker has no adapters; call a function of any module as 'module:function'"
     else:
-        where = f"none of the adapters {', '.join(module.__name__ for module in _adapters)} offers it"
+        names = ", ".join(module.__name__ for module in _adapters)
+        where = f"none of the adapters {names} offers {'it' if _offered else 'any function'}"
     raise Unresolved(KIND_UNKNOWN_FUNCTION, f"unknown function {name!r}: {where}", near(name, _offered))
 
 
@@ -109,12 +111,14 @@ def _import_failure(name: str, error: BaseException) -> BaseException:
     if isinstance(error, (Cancelled, KeyboardInterrupt)):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name and _is_prefix(error.name, name):
-        advice = ""
         if name.endswith(".py") or "/" in name:
-            advice = "; give the module's name, and its directory as a path"
-        return Unresolved(
-            KIND_UNKNOWN_MODULE, f"no module named {error.name!r}{advice}", near_modules(error.name), error
-        )
+            advice = "give the module's name, and its directory as a path"
+        elif os.path.exists(f"{error.name}.py") or os.path.exists(f"{error.name}/__init__.py"):
+            advice = "it is in the working directory, which is not on sys.path: give that as a path"
+        else:
+            message = f"no module named {error.name!r}"
+            return Unresolved(KIND_UNKNOWN_MODULE, message, near_modules(error.name), error)
+        return Unresolved(KIND_UNKNOWN_MODULE, f"no module named {error.name!r}; {advice}", (), error)
     if isinstance(error, SystemExit):
         message = f"module {name!r} failed to import: it called sys.exit({error.code!r})"
     else:

@@ -165,7 +165,8 @@ def _explain(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
-        return f"is an iterator of type {name}; call the function as a stream (CallStream), or return a list"
+        way = "as a stream (Request::stream, on the command line --stream)"
+        return f"is an iterator of type {name}; call the function {way}, or return a list"
     return f"is of type {name}, which cannot be represented"
 
 

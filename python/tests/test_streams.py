@@ -127,11 +127,11 @@ def test_item_that_cannot_be_represented_ends_the_stream(worker: Worker) -> None
     assert raised.value.error.path == "item"
 
 
-def test_stream_of_a_plain_result_points_to_call(worker: Worker) -> None:
+def test_stream_of_a_plain_result_points_to_send(worker: Worker) -> None:
     with pytest.raises(CallFailed) as raised:
         worker.stream("echo", 5).take()
     assert raised.value.kind == "BAD_RESULT"
-    assert "Call" in str(raised.value)
+    assert "by send" in str(raised.value)
 
 
 def test_stream_of_an_unknown_function_fails(worker: Worker) -> None:

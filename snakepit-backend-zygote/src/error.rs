@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use rustix::process::Signal;
 use snakepit_core::{launch::LaunchError, ledger::LedgerError, process::ExitOutcome};
 
 /// The name users choose this backend by.
@@ -27,7 +28,7 @@ pub enum TemplateError {
     )]
     Unnested(String),
     /// Its process ended while it was importing.
-    #[error("the template {outcome} before it had imported everything; it said: {stderr_tail}")]
+    #[error("the template {outcome} before it had imported everything{}", said(.stderr_tail))]
     Exited {
         /// How.
         outcome: ExitOutcome,
@@ -35,7 +36,7 @@ pub enum TemplateError {
         stderr_tail: String,
     },
     /// It takes too long.
-    #[error("the template has not imported everything within {limit:?}; it said: {stderr_tail}")]
+    #[error("the template has not imported everything within {limit:?}{}", said(.stderr_tail))]
     Deadline {
         /// The limit.
         limit: Duration,
@@ -59,6 +60,25 @@ pub enum TemplateError {
     },
 }
 
+fn said(stderr_tail: &str) -> String {
+    match stderr_tail.trim_end() {
+        "" => String::new(),
+        said => format!("; it said: {said}"),
+    }
+}
+
+/// Whether something outside of the template may have ended it.
+fn may_be_passing(outcome: ExitOutcome) -> bool {
+    match outcome {
+        ExitOutcome::Exited(_) => false,
+        ExitOutcome::Signaled { signal, .. } => {
+            let crashes = [Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::ABORT];
+            crashes.iter().all(|crash| crash.as_raw() != signal)
+        }
+        _ => true,
+    }
+}
+
 /// As an error of a launch. What starting it again may cure counts as passing.
 pub(crate) fn launch_error(error: Arc<TemplateError>) -> LaunchError {
     let passing = match &*error {
@@ -67,10 +87,8 @@ pub(crate) fn launch_error(error: Arc<TemplateError>) -> LaunchError {
         | TemplateError::Unnested(_)
         | TemplateError::Threads { .. }
         | TemplateError::Unspeakable(_) => false,
-        TemplateError::Ledger(_)
-        | TemplateError::Exited { .. }
-        | TemplateError::Deadline { .. }
-        | TemplateError::Socket(_) => true,
+        TemplateError::Exited { outcome, .. } => may_be_passing(*outcome),
+        TemplateError::Ledger(_) | TemplateError::Deadline { .. } | TemplateError::Socket(_) => true,
     };
     if passing {
         LaunchError::Os {

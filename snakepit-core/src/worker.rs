@@ -9,6 +9,7 @@ mod error;
 mod grpc;
 mod input;
 mod turn;
+mod words;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ pub use grpc::{
 pub(crate) use input::InputItems;
 pub use input::{Feed, Input, NoInput};
 pub use turn::{StartPermit, StartTurn, StartTurns};
+pub(crate) use words::last_words;
 
 use crate::{
     id::{SlotId, WorkerId},

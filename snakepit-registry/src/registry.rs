@@ -386,7 +386,7 @@ impl Registry {
             app = self.settings.app(),
             directory = %self.settings.state_dir().display(),
             %reason,
-            "workers are not recorded on disk any more: should this program be killed, what they leave behind is found by their \
+            "workers are not recorded on disk from now on: should this program be killed, what they leave behind is found by their \
              environment only"
         );
     }

@@ -73,7 +73,7 @@ pub(crate) struct CallArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "reload")]
     pub(crate) input: Option<Source>,
     /// Cancel the call when it takes longer, as in 5s or 250ms. Starting the worker is not counted.
-    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, allow_hyphen_values = true)]
     pub(crate) timeout: Option<Duration>,
     /// Go on: whenever a Python file in a directory given with --path changes, load the new code and call again. Code that does
     /// not load is told, and the old code stays. Ends with Ctrl-C.
@@ -106,13 +106,13 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Callers that call at the same time.
-    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one)]
+    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one, allow_hyphen_values = true)]
     pub(crate) concurrency: usize,
     /// Bytes sent each way, as in 1024, 64KiB or 1MiB.
-    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = byte_count)]
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = byte_count, allow_hyphen_values = true)]
     pub(crate) payload: usize,
     /// How long to measure, in seconds or as in 500ms.
-    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds, allow_hyphen_values = true)]
     pub(crate) duration: Duration,
     /// Print the figures as JSON.
     #[arg(long)]
@@ -366,10 +366,13 @@ fn json_object(text: &str) -> Result<Value, String> {
     }
 }
 
+/// What is wrong with a time of zero or less.
+const NOTHING: &str = "it has to be longer than nothing";
+
 /// A time above zero, as people write it.
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it has to be longer than nothing".to_owned()),
+        Ok(Duration::ZERO) => Err(NOTHING.to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write a number and a unit, as in 5s or 250ms")),
     }
@@ -378,10 +381,13 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 /// As [`positive_duration`]; a lone number is seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
-        Ok(number) => Duration::try_from_secs_f64(number)
-            .ok()
-            .filter(|duration| !duration.is_zero())
-            .ok_or_else(|| "it has to be longer than nothing".to_owned()),
+        Ok(number) if number.is_nan() => Err("it has to be a number of seconds".to_owned()),
+        Ok(number) if number <= 0.0 => Err(NOTHING.to_owned()),
+        Ok(number) => match Duration::try_from_secs_f64(number) {
+            Ok(Duration::ZERO) => Err(NOTHING.to_owned()),
+            Ok(duration) => Ok(duration),
+            Err(_) => Err("it is longer than a clock can count".to_owned()),
+        },
         Err(_) => positive_duration(text),
     }
 }

@@ -6,6 +6,7 @@ mod reload;
 use std::process::ExitCode;
 
 use snakepit::{CallError, Items, Pool, RemoteErrorKind, Request, Value};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     args::CallArgs,
@@ -46,9 +47,9 @@ pub(crate) fn run(args: &CallArgs, verbose: u8) -> Result<ExitCode, Failure> {
 async fn make(args: &CallArgs, pool: &Pool) -> Result<(), Failure> {
     let request = request(args, pool)?;
     if args.stream {
-        return print_all(request.stream().await, &Complaint::default()).await;
+        return print_all(args, request.stream().await, &Complaint::default()).await;
     }
-    print(&request.send().await.map_err(failure)?)
+    print(&request.send().await.map_err(failure)?).await
 }
 
 /// Makes the call with lines for input and prints what it answers.
@@ -56,18 +57,42 @@ async fn feed(args: &CallArgs, pool: &Pool, source: &Source, lines: Lines) -> Re
     let (items, complaint) = source.read(lines);
     let request = request(args, pool)?.try_input(items);
     if args.stream {
-        return print_all(request.stream().await, &complaint).await;
+        return print_all(args, request.stream().await, &complaint).await;
     }
-    print(&request.send().await.map_err(|error| blame(error, &complaint))?)
+    print(&request.send().await.map_err(|error| blame(error, &complaint))?).await
 }
 
-async fn print_all(items: Result<Items<Value>, CallError>, complaint: &Complaint) -> Result<(), Failure> {
+async fn print_all(
+    args: &CallArgs,
+    items: Result<Items<Value>, CallError>,
+    complaint: &Complaint,
+) -> Result<(), Failure> {
     let mut items = items.map_err(|error| blame(error, complaint))?;
-    while let Some(item) = items.next().await {
+    let lines = output::Lines::of_stdout();
+    let until = args
+        .timeout
+        .and_then(|timeout| Instant::now().checked_add(timeout));
+    while let Some(item) = lines.while_read(items.next()).await? {
         // Leaving early, as when nobody reads any more, drops the stream: the producer is stopped.
-        print(&item.map_err(|error| blame(error, complaint))?)?;
+        let text = text(&item.map_err(|error| blame(error, complaint))?)?;
+        match until {
+            None => lines.line(text).await?,
+            Some(until) => match timeout_at(until, lines.line(text)).await {
+                Ok(written) => written?,
+                Err(_) => return Err(unread(args)),
+            },
+        }
     }
-    Ok(())
+    lines.written().await
+}
+
+/// The deadline passed while standard output took nothing.
+fn unread(args: &CallArgs) -> Failure {
+    Failure::Failed(format!(
+        "the deadline of {:?} for {} passed while nobody read what it yields",
+        args.timeout.unwrap_or_default(),
+        args.function
+    ))
 }
 
 /// What made a call fail: a line that was no item, or the call itself.
@@ -90,9 +115,14 @@ fn request<'a>(args: &CallArgs, pool: &'a Pool) -> Result<Request<'a>, Failure> 
     Ok(request)
 }
 
-fn print(value: &Value) -> Result<(), Failure> {
-    let text = serde_json::to_string(&AsJson(value)).map_err(|error| Failure::Failed(error.to_string()))?;
-    output::line(text)
+async fn print(value: &Value) -> Result<(), Failure> {
+    let lines = output::Lines::of_stdout();
+    lines.line(text(value)?).await?;
+    lines.written().await
+}
+
+fn text(value: &Value) -> Result<String, Failure> {
+    serde_json::to_string(&AsJson(value)).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// A bare name can only be looked up in adapters.

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, process::ExitCode};
 
-use snakepit::{CallError, PoolError, python_env::PythonEnvError};
+use snakepit::{CallError, PoolError, core::pool::PoolStartError, python_env::PythonEnvError};
 
 use super::output;
 
@@ -43,20 +43,21 @@ impl From<CallError> for Failure {
 
 impl Failure {
     /// Tells the failure on standard error and gives the exit code.
-    pub(crate) fn report(self) -> ExitCode {
-        match &self {
+    pub(crate) fn report(&self) -> ExitCode {
+        match self {
             // Whoever read our output has seen enough, as `head` has. There is nobody to tell.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Self::Told => {}
-            _ => output::tell(format_args!("error: {}", chain(&self))),
+            _ => output::tell(format_args!("error: {}", chain(self))),
         }
-        if let Self::Start(error) = &self {
+        if let Self::Start(error) = self {
             tell_traceback(error);
         }
         ExitCode::from(match self {
             Self::Usage(_) => 2,
             // What is wrong with an option's value is wrong usage.
             Self::Python(PythonEnvError::BadPackage { .. }) => 2,
+            Self::Start(PoolError::Backend(_) | PoolError::Pool(PoolStartError::Settings(_))) => 2,
             _ => 1,
         })
     }

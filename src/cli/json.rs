@@ -9,7 +9,7 @@ mod text_forms;
 mod tree;
 mod write;
 
-pub(crate) use read::{JsonError, parse};
+pub(crate) use read::{JsonError, parse, parse_line};
 pub(crate) use write::AsJson;
 
 /// The words for what JSON lacks, for error messages.

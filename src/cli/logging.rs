@@ -15,6 +15,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use super::output;
+
 /// What workers print and what they log; the pool names its records so.
 const OUTPUT: [&str; 2] = ["snakepit::stdout", "snakepit::stderr"];
 
@@ -41,14 +43,21 @@ pub(crate) fn start(show: Show, verbose: u8) {
         }
         (_, _) => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
+        if std::env::var_os("RUST_LOG").is_some() {
+            output::tell(format_args!(
+                "warning: RUST_LOG is left out, as it is no filter: {error}"
+            ));
+        }
+        EnvFilter::new(default)
+    });
     let lines = Lines {
         colour: io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
     };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| output::Records)
         // It would tell a standard error that is gone, and panic.
         .log_internal_errors(false)
         .event_format(lines);

@@ -1,12 +1,20 @@
-//! Writing to standard output.
+//! Writing to standard output and standard error.
+
+mod queue;
 
 use std::{
     env,
     fmt::Display,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write},
+    sync::{Arc, LazyLock},
 };
 
+use queue::Queue;
+
 use super::failure::Failure;
+
+/// Standard error. Whoever does not read it holds up nothing: records that there is no room for are left out.
+static ERRORS: LazyLock<Arc<Queue>> = LazyLock::new(|| Queue::new(io::stderr));
 
 /// Writes one line, at once: whoever reads a stream wants each item as it comes.
 pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
@@ -16,9 +24,58 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
         .map_err(Failure::Output)
 }
 
+/// Writes lines on standard output while other things go on: calls, their deadlines, and Ctrl-C.
+#[derive(Debug)]
+pub(crate) struct Lines(Arc<Queue>);
+
+impl Lines {
+    pub(crate) fn of_stdout() -> Self {
+        Self(Queue::new(io::stdout))
+    }
+
+    /// Writes one line, at once. Waits while nobody reads those before it.
+    pub(crate) async fn line(&self, text: impl Display) -> Result<(), Failure> {
+        let line = format!("{text}\n").into_bytes();
+        self.0.add(line).await.map_err(Failure::Output)
+    }
+
+    /// Awaits something, unless nobody can read any more.
+    pub(crate) async fn while_read<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            error = self.0.failed() => Err(Failure::Output(error)),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Resolves when all lines are written.
+    pub(crate) async fn written(&self) -> Result<(), Failure> {
+        self.0.written().await.map_err(Failure::Output)
+    }
+}
+
 /// Writes one line on standard error. A terminal that is gone takes none, and there is nobody to tell then.
 pub(crate) fn tell(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    ERRORS.insist(format!("{text}\n").as_bytes());
+}
+
+/// Resolves when all that was [told](tell) is written, or cannot be.
+pub(crate) async fn told() {
+    let _ = ERRORS.written().await;
+}
+
+/// Standard error for those who write records to it, each whole.
+pub(crate) struct Records;
+
+impl Write for Records {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        ERRORS.offer(record);
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes a value as JSON, on lines for people to read.

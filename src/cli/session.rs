@@ -1,11 +1,12 @@
 //! A pool for the time of one command: its start, Ctrl-C, its end.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use snakepit::{Pool, PoolBuilder};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
 };
 
 use super::{failure::Failure, output};
@@ -74,6 +75,29 @@ pub(crate) async fn with_pool<T>(
     };
     end(&mut interrupts, &pool).await;
     done
+}
+
+/// How long somebody who wants the program to end waits for standard error, which nobody may read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Waits until all is written that was told on standard error, or until Ctrl-C; not for long if that was pressed before.
+pub(crate) fn until_told(interrupted: bool) {
+    // Without a runtime there is nothing to wait with, and it was told on a machine that is short of everything.
+    let Ok(runtime) = small_runtime() else { return };
+    runtime.block_on(async {
+        let given_up = async {
+            match Interrupts::listen() {
+                _ if interrupted => sleep(LAST_WORDS).await,
+                Ok(mut interrupts) => interrupts.next().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = output::told() => {}
+            () = given_up => {}
+        }
+    });
 }
 
 async fn end(interrupts: &mut Interrupts, pool: &Pool) {

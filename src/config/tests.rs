@@ -275,7 +275,7 @@ fn what_is_wrong_is_told_with_its_place() {
         ),
         (
             "max_age = \"0s\"",
-            "2:11: pool.p.max_age: max_age is zero: no worker could serve; use None for no limit",
+            "2:11: pool.p.max_age: max_age is zero: no worker could serve; no limit is `None`, in a file \"none\"",
         ),
         (
             "program = [\"x\"]\npackages = [\"numpy\"]",

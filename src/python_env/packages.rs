@@ -85,7 +85,11 @@ pub(super) fn ensure(
     if !is_done(&dir) {
         let _alone = cache::lock_alone(&venvs.join(format!("{name}.lock")), &dir, observer)?;
         if !is_done(&dir) {
-            make(surroundings, base, &dir, &python, &packages, observer)?;
+            let made = make(surroundings, base, &dir, &python, &packages, observer);
+            made.inspect_err(|_| {
+                // What is left is removed by whoever makes it next.
+                let _ = fs::remove_dir_all(&dir);
+            })?;
         }
     }
     let interpreter = memo::ask(&python, surroundings, Some(cache), observer).map_err(|unfit| {

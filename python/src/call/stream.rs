@@ -283,7 +283,8 @@ pub(super) fn yields_nothing(function: &str, result: &Bound<'_, PyAny>) -> Box<C
         .name()
         .map_or_else(|_| "?".to_owned(), |name| name.to_string());
     let message = format!(
-        "{function} returned a {name}, which yields no items; use Call for a function with one result"
+        "{function} returned a {name}, which yields no items; a function with one result is called by send (on the command line without \
+         --stream)"
     );
     Box::new(CallError {
         kind: Kind::BadResult.into(),

@@ -219,8 +219,9 @@ impl PoolBuilder {
 
     /// Starts the pool and returns when every slot serves.
     ///
-    /// A start that fails is tried again with growing pauses until the start timeout, unless trying again cannot help (see
-    /// [`StartError::is_definite`]) and no slot serves.
+    /// A start that fails is tried again with growing pauses until the start timeout, unless no slot serves and trying again cannot
+    /// help: see [`StartError::is_definite`]; or one process after the other has ended in the same way at the same step, three of
+    /// them and two in every slot.
     ///
     /// # Errors
     /// When the settings are wrong or no worker became ready; nothing is left then.

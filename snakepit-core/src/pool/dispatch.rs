@@ -127,6 +127,8 @@ struct State {
     /// Why slots get another worker.
     replacing: BTreeMap<SlotId, ReplaceCause>,
     last_error: Option<Arc<StartError>>,
+    /// Starts in a row that failed as the last one.
+    alike: u32,
 }
 
 /// The pool's state.
@@ -206,6 +208,7 @@ impl Dispatch {
             trouble: BTreeMap::new(),
             replacing: BTreeMap::new(),
             last_error: None,
+            alike: 0,
         };
         Self {
             state: Mutex::new(state),

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     id::{SessionId, SlotId, WorkerId},
     rpc::{CodecError, RemoteError, RemoteErrorKind},
-    worker::{Down, DownReason, StartError},
+    worker::{Down, DownReason, StartError, last_words},
 };
 
 /// Why a call has no result.
@@ -196,14 +196,8 @@ impl fmt::Display for WorkerLost {
             }
             _ => write!(f, ": {}", self.down)?,
         }
-        match self
-            .down
-            .stderr_tail
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-        {
-            Some(line) => write!(f, "; it said last: {line}"),
+        match last_words(&self.down.stderr_tail) {
+            Some(words) => write!(f, "; it said last: {words}"),
             None => Ok(()),
         }
     }

@@ -169,7 +169,7 @@ impl PoolSettings {
             wrong.push("attempts is 0: no call could be executed; it must be at least 1".to_owned());
         }
         if self.poison_limit == Some(0) {
-            wrong.push("poison_limit is 0: it must be at least 1, or None to refuse no call".to_owned());
+            wrong.push("poison_limit is 0: it must be at least 1, or none at all (`None`, in a file \"none\") to refuse no call".to_owned());
         }
         if self.start_timeout.is_zero() {
             wrong.push("start_timeout is zero: no worker can be ready in that time".to_owned());
@@ -183,12 +183,14 @@ impl PoolSettings {
             wrong.push("health_timeout is zero: no worker could be healthy".to_owned());
         }
         if zero(self.max_age) {
-            wrong.push("max_age is zero: no worker could serve; use None for no limit".to_owned());
+            wrong.push(
+                "max_age is zero: no worker could serve; no limit is `None`, in a file \"none\"".to_owned(),
+            );
         }
         for (name, limit) in [("max_calls", self.max_calls), ("max_rss", self.max_rss)] {
             if limit == Some(0) {
                 wrong.push(format!(
-                    "{name} is 0: it must be at least 1, or None for no limit"
+                    "{name} is 0: it must be at least 1; no limit is `None`, in a file \"none\""
                 ));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::last_words;
 use crate::{id::WorkerId, launch::LaunchError, ledger::LedgerError, process::ExitOutcome, rpc::RemoteError};
 
 /// The steps of a start, in order.
@@ -70,6 +71,12 @@ impl StartError {
 }
 
 impl StartError {
+    /// Whether the process of either start ended by itself, at the same step and in the same way.
+    pub(crate) fn ended_like(&self, other: &Self) -> bool {
+        let ended = |error: &Self| matches!(error.kind, StartErrorKind::Exited) && error.outcome.is_some();
+        ended(self) && ended(other) && (self.phase, self.outcome) == (other.phase, other.outcome)
+    }
+
     /// The traceback of the adapter that failed, as Python prints it.
     pub fn traceback(&self) -> Option<String> {
         match &self.kind {
@@ -89,9 +96,8 @@ fn describe(outcome: &Option<ExitOutcome>, stderr_tail: &str) -> String {
     let outcome = outcome
         .map(|outcome| format!("; its process {outcome}"))
         .unwrap_or_default();
-    let last = stderr_tail.lines().rev().find(|line| !line.trim().is_empty());
-    let said = last
-        .map(|line| format!("; it said last: {line}"))
+    let said = last_words(stderr_tail)
+        .map(|words| format!("; it said last: {words}"))
         .unwrap_or_default();
     outcome + &said
 }
@@ -113,7 +119,9 @@ pub enum StartErrorKind {
     #[error("the channel failed: {0}")]
     Channel(String),
     /// The start deadline passed.
-    #[error("not ready within the start deadline of {0:?}")]
+    #[error(
+        "not ready within the start deadline of {0:?}; what takes longer to import needs a longer `start_deadline`"
+    )]
     Deadline(Duration),
     /// Host and worker share no protocol version.
     #[error("no common protocol version: the host speaks {}, the worker {}", list(.ours), list(.theirs))]

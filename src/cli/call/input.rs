@@ -120,7 +120,7 @@ impl Source {
             for (line, number) in lines.lines().zip(1..) {
                 let item = match line {
                     Ok(line) if line.trim().is_empty() => continue,
-                    Ok(line) => json::parse(&line).map_err(|source| LineError::Json {
+                    Ok(line) => json::parse_line(&line).map_err(|source| LineError::Json {
                         number,
                         origin: origin.clone(),
                         source,

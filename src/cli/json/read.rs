@@ -8,8 +8,8 @@ use super::{forms, tree::Json};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JsonError {
     /// Not JSON at all.
-    #[error("not JSON ({source}){hint}")]
-    Syntax { source: serde_json::Error, hint: String },
+    #[error("not JSON ({reason}){hint}")]
+    Syntax { reason: String, hint: String },
     /// An integer that does not fit 64 bits. JSON readers make a float of it, silently.
     #[error("the integer {0} is out of range: -9223372036854775808 to 18446744073709551615 can be sent")]
     Range(String),
@@ -26,11 +26,30 @@ fn at(path: &str) -> String {
     }
 }
 
-/// Reads one value.
+/// Reads an argument of a command line.
 pub(crate) fn parse(text: &str) -> Result<Value, JsonError> {
-    let json: Json = serde_json::from_str(text).map_err(|source| JsonError::Syntax {
+    read(text, hint)
+}
+
+/// Reads a line of a file.
+pub(crate) fn parse_line(text: &str) -> Result<Value, JsonError> {
+    read(text, |_| String::new())
+}
+
+/// Why it is not JSON, and where: what is read is mostly a single line.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line 1 column {}", error.column());
+    match text.strip_suffix(&place) {
+        Some(reason) => format!("{reason} at column {}", error.column()),
+        None => text,
+    }
+}
+
+fn read(text: &str, hint: impl FnOnce(&str) -> String) -> Result<Value, JsonError> {
+    let json: Json = serde_json::from_str(text).map_err(|error| JsonError::Syntax {
         hint: hint(text.trim()),
-        source,
+        reason: reason(&error),
     })?;
     if let Some(number) = integer_out_of_range(text) {
         return Err(JsonError::Range(number.to_owned()));

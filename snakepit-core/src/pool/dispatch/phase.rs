@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::{Dispatch, Refusal, State};
+use super::{Dispatch, Refusal, State, slots::ALIKE};
 use crate::{
     pool::{seat::Seat, status::Phase},
     worker::StartError,
@@ -122,9 +122,9 @@ impl Dispatch {
             if state.seats.len() >= state.slots.len() {
                 return Some(Started::All);
             }
-            let definite = state.last_error.as_ref().filter(|error| error.is_definite());
-            definite
-                .filter(|_| state.seats.is_empty())
+            let hopeless = state.alike >= ALIKE && state.nobody().is_some();
+            let last = state.last_error.as_ref();
+            last.filter(|error| state.seats.is_empty() && (error.is_definite() || hopeless))
                 .map(|error| Started::Failed(Arc::clone(error)))
         })
         .await

@@ -16,6 +16,10 @@ use crate::{
 /// at once, so a single failure may be over before a caller would have noticed.
 const FAILED_STARTS: u32 = 2;
 
+/// Processes in a row that ended in the same way at the same step before they were ready, and none that was: the next one
+/// will, too.
+pub(super) const ALIKE: u32 = 3;
+
 /// What the pool knows of a slot that does not serve.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -86,6 +90,9 @@ impl SlotObserver for Arc<Dispatch> {
             }
             SlotEvent::StartFailed { slot, error } => {
                 state.trouble.entry(slot).or_default().failed_starts += 1;
+                let before = state.last_error.as_ref();
+                let is_alike = before.is_some_and(|before| error.ended_like(before));
+                state.alike = if is_alike { state.alike + 1 } else { 1 };
                 state.last_error = Some(error);
                 None
             }
