@@ -230,12 +230,15 @@ fn a_given_interpreter_that_does_not_serve_says_why() {
     let old = home.script("old", "echo snakepit-probe; echo version 3.8.1");
     let plain = home.path("plain");
     fs::write(&plain, "").unwrap();
+    let empty = home.path("empty");
+    fs::create_dir(&empty).unwrap();
     let broken = home.script("broken", "echo 'libpython is gone' >&2; exit 127");
     for (interpreter, why) in [
         (old, "too old"),
         (plain, "Permission denied"),
         (broken, "libpython is gone"),
         (home.path("nowhere"), "No such file"),
+        (empty, "without bin/python"),
         (PathBuf::from("no-such-python"), "not on PATH"),
     ] {
         let error = home.builder().interpreter(&interpreter).build().unwrap_err();
@@ -375,6 +378,11 @@ fn a_package_that_cannot_be_installed_is_told_with_the_tools_words() {
     assert_eq!(packages, &[missing.to_str().unwrap()]);
     assert!(output.contains("no_such"), "{output}");
     assert!(error.is_retryable());
+    // Nothing is left of what could not be made, but the lock that those who make it take.
+    for left in fs::read_dir(home.path("cache/venvs")).unwrap() {
+        let left = left.unwrap().path();
+        assert!(left.is_file(), "{}", left.display());
+    }
 }
 
 #[test]

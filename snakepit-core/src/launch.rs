@@ -235,7 +235,7 @@ pub enum LaunchError {
         source: Option<io::Error>,
     },
     /// The backend cannot start anything here, as it is set up, and asking again changes nothing about it.
-    #[error("the {launcher} backend cannot start processes here")]
+    #[error("the {launcher} backend cannot start workers as it is set up")]
     Backend {
         /// The backend.
         launcher: String,

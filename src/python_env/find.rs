@@ -98,7 +98,12 @@ fn resolve(name: &Path, surroundings: &Surroundings) -> Result<PathBuf, Unfit> {
     }
     let path = std::path::absolute(name).map_err(not_executable)?;
     if path.is_dir() {
-        return Ok(path.join("bin/python"));
+        let python = path.join("bin/python");
+        return if python.exists() {
+            Ok(python)
+        } else {
+            Err(Unfit::NoEnvironment)
+        };
     }
     fs::metadata(&path).map_err(not_executable)?;
     Ok(path)

@@ -104,6 +104,9 @@ pub enum Unfit {
     /// There is no such file, or it may not be executed.
     #[error("cannot be executed: {0}")]
     NotExecutable(std::sync::Arc<io::Error>),
+    /// A directory, and no virtual environment.
+    #[error("is a directory without bin/python, and so no virtual environment")]
+    NoEnvironment,
     /// There is no such name in `$PATH`.
     #[error("is not on PATH")]
     NotOnPath,

@@ -52,7 +52,10 @@ pub(super) fn ask(path: &Path) -> Result<Interpreter, Unfit> {
         } else {
             format!(", saying: {words}")
         };
-        return Err(Unfit::Broken(format!("it ended with {}{said}", finished.status)));
+        return Err(Unfit::Broken(format!(
+            "asked what it is, it ended with {}{said}, and not as Python does",
+            finished.status
+        )));
     };
     read(answer)
 }

@@ -18,7 +18,7 @@ use super::GrpcWorkerSpec;
 use crate::{
     arena::Arena,
     id::WorkerId,
-    launch::ChannelForm,
+    launch::{ChannelForm, LaunchError},
     rpc::{Connection, ConnectionError, Journal, error_chain, send_preamble},
     worker::StartErrorKind,
 };
@@ -69,7 +69,13 @@ pub(super) async fn connect(
     let failed = |error: &dyn std::error::Error| StartErrorKind::Channel(error.to_string());
     match (channel, form) {
         (Some(data), ChannelForm::Inherited) => {
-            let pair = || StdUnixStream::pair().map_err(|error| failed(&error));
+            // Not what the worker's end would explain, as a channel that closes is.
+            let pair = || {
+                StdUnixStream::pair().map_err(|source| LaunchError::Os {
+                    step: "create the worker's sockets",
+                    source,
+                })
+            };
             let ((control, theirs), (calls, their_calls)) = (pair()?, pair()?);
             let sent: Vec<_> = [theirs.as_fd(), their_calls.as_fd(), journal.as_fd()]
                 .into_iter()
