@@ -177,6 +177,8 @@ pub(crate) struct Model {
     pub(crate) up: BTreeMap<WorkerId, bool>,
     /// Each slot's newest worker.
     pub(crate) last: BTreeMap<SlotId, WorkerId>,
+    /// Workers that are found to be leaving in this step; until then calls may begin on them.
+    leaving: Vec<WorkerId>,
     /// Workers that others had followed before this step.
     pub(crate) followed: BTreeSet<WorkerId>,
     /// A worker became ready in this step.
@@ -201,6 +203,7 @@ impl Model {
             retired: BTreeMap::new(),
             up: BTreeMap::new(),
             last: BTreeMap::new(),
+            leaving: Vec::new(),
             followed: BTreeSet::new(),
             somebody_new: false,
         }
@@ -342,7 +345,7 @@ impl Model {
                 step,
                 again: true,
             };
-            self.retired.insert(worker, at);
+            self.leaving.push(worker);
         }
     }
 
@@ -460,6 +463,9 @@ impl Model {
     /// All that could happen has happened, and was seen.
     pub(crate) fn settled(&mut self, now: Instant) {
         self.nobody_was_overtaken();
+        for worker in std::mem::take(&mut self.leaving) {
+            self.retired.insert(worker, now);
+        }
         for call in self.calls.values_mut() {
             match (call.stand, call.ended) {
                 // Whoever wants more has come to where the connection broke.
@@ -577,7 +583,12 @@ impl Model {
             }
             CallError::NoWorkers { .. } => {
                 // Those that have a successor, which did not live, serve nobody new either.
-                let out: BTreeSet<_> = self.retired.keys().chain(&self.followed).collect();
+                let out: BTreeSet<_> = self
+                    .retired
+                    .keys()
+                    .chain(&self.followed)
+                    .chain(&self.leaving)
+                    .collect();
                 let out = out.into_iter().filter(|worker| self.is_up(**worker)).count();
                 assert!(
                     up <= out || self.somebody_new || self.shrinks,
