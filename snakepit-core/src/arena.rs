@@ -149,7 +149,8 @@ impl Arena {
 }
 
 /// A value on its way to a worker, which gives back the holds that it comes with: its large buffers are in the arena if there is one,
-/// and room in it, else in the value. One that does not reach its worker leaves the holds to it: it is lost then.
+/// and room in it, else in the value. Whoever does not send it gives the holds back, by dropping it as [`Received`]; of a worker that is
+/// lost they need not be, as the arena goes with it.
 pub(crate) fn for_worker(arena: Option<&Arc<Arena>>, value: &Encoded) -> ValueInArena {
     let arena = arena.filter(|_| value.has_aside());
     match arena.and_then(|arena| arena.hand_over(value)) {

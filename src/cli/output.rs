@@ -6,7 +6,7 @@ use std::{
     env,
     fmt::Display,
     io::{self, IsTerminal as _, Write},
-    sync::{Arc, LazyLock},
+    sync::{Arc, OnceLock},
 };
 
 use queue::Queue;
@@ -14,7 +14,11 @@ use queue::Queue;
 use super::failure::Failure;
 
 /// Standard error. Whoever does not read it holds up nothing: records that there is no room for are left out.
-static ERRORS: LazyLock<Arc<Queue>> = LazyLock::new(|| Queue::new(io::stderr));
+static ERRORS: OnceLock<Arc<Queue>> = OnceLock::new();
+
+fn errors() -> &'static Queue {
+    ERRORS.get_or_init(|| Queue::new(io::stderr))
+}
 
 /// Writes one line, at once: whoever reads a stream wants each item as it comes.
 pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
@@ -56,12 +60,17 @@ impl Lines {
 
 /// Writes one line on standard error. A terminal that is gone takes none, and there is nobody to tell then.
 pub(crate) fn tell(text: impl Display) {
-    ERRORS.insist(format!("{text}\n").as_bytes());
+    errors().insist(format!("{text}\n").as_bytes());
+}
+
+/// Whether all that was [told](tell) is written, as it mostly is.
+pub(crate) fn is_told() -> bool {
+    ERRORS.get().is_none_or(|errors| errors.is_written())
 }
 
 /// Resolves when all that was [told](tell) is written, or cannot be.
 pub(crate) async fn told() {
-    let _ = ERRORS.written().await;
+    let _ = errors().written().await;
 }
 
 /// Standard error for those who write records to it, each whole.
@@ -69,7 +78,7 @@ pub(crate) struct Records;
 
 impl Write for Records {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        ERRORS.offer(record);
+        errors().offer(record);
         Ok(record.len())
     }
 

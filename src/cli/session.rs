@@ -82,6 +82,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Waits until all is written that was told on standard error, or until Ctrl-C; not for long if that was pressed before.
 pub(crate) fn until_told(interrupted: bool) {
+    if output::is_told() {
+        return;
+    }
     // Without a runtime there is nothing to wait with, and it was told on a machine that is short of everything.
     let Ok(runtime) = small_runtime() else { return };
     runtime.block_on(async {

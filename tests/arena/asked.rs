@@ -4,7 +4,9 @@ use std::{convert::Infallible, time::Duration};
 
 use snakepit::{Concurrency, FilledArray, NdArray, Pool, Value};
 
-use super::{arena, common::builder, common::until, until_arguments_are_gone, with_numpy};
+use super::{
+    arena, common::builder, common::until, until_arguments_are_gone, until_there_is_room, with_numpy,
+};
 
 fn ones(count: usize) -> NdArray {
     NdArray::from_slice(&[count as u64], &vec![1_u8; count]).unwrap()
@@ -12,19 +14,6 @@ fn ones(count: usize) -> NdArray {
 
 fn bytes(size: usize) -> Value {
     Value::Bytes(vec![7; size].into())
-}
-
-/// That what found no room is not more after a call with 3 MiB each way, of 4 MiB that there are.
-async fn until_there_is_room(pool: &Pool) {
-    until("there is room again", async || {
-        let before = arena(pool).await;
-        let sent = bytes(3 << 20);
-        assert!(pool.call::<_, Value>("echo", (&sent,)).await.unwrap() == sent);
-        let after = arena(pool).await;
-        (before.arguments_fell_back, before.results_fell_back)
-            == (after.arguments_fell_back, after.results_fell_back)
-    })
-    .await;
 }
 
 async fn seen(pool: &Pool, function: &str, items: Vec<NdArray>) -> Vec<(bool, u64)> {

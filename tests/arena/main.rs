@@ -42,6 +42,19 @@ async fn until_arguments_are_gone(pool: &Pool) {
     until("no argument is kept", async || arena(pool).await.arguments == 0).await;
 }
 
+/// Whether 3 MiB find room each way, of 4 MiB that there are: whatever was left behind would show.
+async fn until_there_is_room(pool: &Pool) {
+    until("there is room again", async || {
+        let before = arena(pool).await;
+        let sent = Value::Bytes(vec![7; 3 << 20].into());
+        assert!(pool.call::<_, Value>("echo", (&sent,)).await.unwrap() == sent);
+        let after = arena(pool).await;
+        (before.arguments_fell_back, before.results_fell_back)
+            == (after.arguments_fell_back, after.results_fell_back)
+    })
+    .await;
+}
+
 fn numbers(count: usize) -> NdArray {
     let numbers: Vec<f64> = (0..count).map(|number| number as f64).collect();
     NdArray::from_slice(&[count as u64], &numbers).unwrap()
@@ -429,15 +442,7 @@ async fn calls_that_are_given_up_leave_nothing_behind() {
         // Some are given up before they begin, others when they are answered.
         let _ = tokio::time::timeout(Duration::from_millis(2), call).await;
     }
-    // There is room for one of them each way: whatever was left behind would show.
-    until("there is room again", async || {
-        let before = arena(&pool).await;
-        assert!(pool.call::<_, Value>("echo", (&sent,)).await.unwrap() == sent);
-        let after = arena(&pool).await;
-        (before.arguments_fell_back, before.results_fell_back)
-            == (after.arguments_fell_back, after.results_fell_back)
-    })
-    .await;
+    until_there_is_room(&pool).await;
     pool.shutdown().await;
 }
 

@@ -123,6 +123,11 @@ impl Queue {
         self.push(state, text.to_vec());
     }
 
+    /// Whether all is written, as far as it can be.
+    pub(super) fn is_written(&self) -> bool {
+        self.lock().bytes == 0
+    }
+
     /// Resolves when all is written.
     ///
     /// # Errors
