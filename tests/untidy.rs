@@ -5,8 +5,10 @@
 
 mod common;
 
-use common::{PATIENCE, Undertaker, builder, is_gone, worker_pid};
-use snakepit::{CallError, Pool, RemoteErrorKind, Value};
+use std::time::Duration;
+
+use common::{PATIENCE, Undertaker, builder, is_gone, until, worker_pid};
+use snakepit::{Backend, CallError, Pool, RemoteErrorKind, Value, core::worker::Heartbeat};
 use tokio::time::timeout;
 
 /// The worker that served before serves on, and it leaves in order.
@@ -49,6 +51,48 @@ async fn children_are_left_behind() {
     assert!(!children.iter().any(|child| is_gone(*child)));
     stays(pool, pid).await;
     assert!(children.into_iter().all(is_gone));
+}
+
+/// By the worker, or by who looks after it and whatever it has started: then there is nothing for the worker to look for.
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_of_a_worker_are_reaped_on_every_backend() {
+    for backend in Backend::compiled_in() {
+        for nested in [false, true] {
+            let is_forked = !matches!(backend, Backend::Port | Backend::Exec);
+            let pool = builder().backend(backend).heartbeat(Heartbeat {
+                interval: Duration::from_millis(100),
+                ..Heartbeat::default()
+            });
+            let pool = match (is_forked, nested) {
+                (false, true) => continue,
+                (true, true) => pool.nested_namespaces(true).start().await,
+                (_, false) => pool.start().await,
+            };
+            let pool = match pool {
+                Err(error) if nested => {
+                    eprintln!("SKIPPED: {error}");
+                    continue;
+                }
+                pool => pool.unwrap(),
+            };
+            let orphan: u32 = pool.call("outlives:leave_orphan", ()).await.unwrap();
+            let adopted: Option<bool> = pool
+                .call("outlives:adopts_its_orphans", (orphan,))
+                .await
+                .unwrap();
+            let is_kept = nested || backend == Backend::Exec;
+            assert_eq!(adopted, Some(!is_kept), "{backend:?}, nested: {nested}");
+            until("the orphan is reaped", async || {
+                let adopted: Option<bool> = pool
+                    .call("outlives:adopts_its_orphans", (orphan,))
+                    .await
+                    .unwrap();
+                adopted.is_none()
+            })
+            .await;
+            timeout(PATIENCE, pool.shutdown()).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,9 @@ impl Control {
 
     /// What is done whenever the host looks at this worker.
     fn tidy(&self) {
-        self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
+        if self.shared.identity.keeper.is_none() {
+            self.reaper.lock().unwrap_or_else(PoisonError::into_inner).look();
+        }
         self.shared.heartbeat.notify_one();
         arena::tidy();
     }

@@ -20,6 +20,7 @@ use crate::{
     native, panic, serve as http,
     shared::{EXIT_LOST, Identity, Shared},
     sys,
+    tree::Keeper,
 };
 
 /// A channel that is open, before anything is served on it.
@@ -47,8 +48,11 @@ pub(crate) fn serve(
     };
     panic::install();
     sys::keep_freed_memory();
-    // Without it (no such kernel is supported) orphans of user code would go to pid 1 instead of to us.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
+    let keeper = Keeper::find();
+    if keeper.is_none() {
+        // Without it (no such kernel is supported) orphans of user code would go to pid 1 instead of to us.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
+    }
 
     let inherited = matches!(opened, Opened::Inherited(_));
     let runtime = PyModule::import(py, "snakepit._runtime")?;
@@ -56,6 +60,7 @@ pub(crate) fn serve(
         runtime: runtime.getattr("RUNTIME")?.extract()?,
         pid: std::process::id(),
         inherited,
+        keeper,
         takes_calls: matches!(&opened, Opened::Inherited(channel) if channel.calls.is_some()),
     };
     let (commands, command_queue) = mpsc::unbounded_channel();

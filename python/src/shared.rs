@@ -17,7 +17,8 @@ use tokio::{
 
 use crate::{
     concurrency::Concurrency, events::Events, host_calls::HostCalls, place::Place, slot::Slot, sys,
-    sys::MainThread, tree,
+    sys::MainThread,
+    tree::{self, Keeper},
 };
 
 /// Exit status of a worker that lost its host or its channel.
@@ -56,6 +57,8 @@ pub(crate) struct Identity {
     pub(crate) pid: u32,
     /// A host holds the other end: its loss is our end.
     pub(crate) inherited: bool,
+    /// Who looks after it and what it starts, if somebody does.
+    pub(crate) keeper: Option<Keeper>,
     /// There is a socket for calls.
     pub(crate) takes_calls: bool,
 }
@@ -202,7 +205,7 @@ impl Shared {
     /// Ends everything below this process, then the process. Needs no GIL.
     pub(crate) fn leave(&self, code: i32) -> ! {
         // Where the host is lost, a keeper ends the tree at this very moment, this process included.
-        if code != EXIT_LOST || !tree::is_kept() {
+        if code != EXIT_LOST || !self.identity.keeper.is_some_and(Keeper::is_there) {
             tree::end_descendants();
         }
         self.remove_socket_file();

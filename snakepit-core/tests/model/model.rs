@@ -303,9 +303,8 @@ impl Model {
             (Stand::Settling { .. }, _) => unreachable!("its caller is gone already"),
             (Stand::Waiting { .. } | Stand::Running { .. } | Stand::Due(_) | Stand::Over, _) => Stand::Over,
         };
-        if let Some(worker) = broken {
-            self.retired.insert(worker, now);
-        }
+        // That its connection broke is read behind its caller's back, in this step.
+        self.leaving.extend(broken);
     }
 
     pub(crate) fn sees(&mut self, at: Instant, seen: Seen) {
