@@ -76,17 +76,12 @@ async fn orphans_of_a_worker_are_reaped_on_every_backend() {
                 pool => pool.unwrap(),
             };
             let orphan: u32 = pool.call("outlives:leave_orphan", ()).await.unwrap();
-            let adopted: Option<bool> = pool
-                .call("outlives:adopts_its_orphans", (orphan,))
-                .await
-                .unwrap();
+            let adopted: Option<bool> = pool.call("outlives:adopts_its_orphans", (orphan,)).await.unwrap();
             let is_kept = nested || backend == Backend::Exec;
             assert_eq!(adopted, Some(!is_kept), "{backend:?}, nested: {nested}");
             until("the orphan is reaped", async || {
-                let adopted: Option<bool> = pool
-                    .call("outlives:adopts_its_orphans", (orphan,))
-                    .await
-                    .unwrap();
+                let adopted: Option<bool> =
+                    pool.call("outlives:adopts_its_orphans", (orphan,)).await.unwrap();
                 adopted.is_none()
             })
             .await;

@@ -51,7 +51,8 @@ pub(crate) fn serve(
     let keeper = Keeper::find();
     if keeper.is_none() {
         // Without it (no such kernel is supported) orphans of user code would go to pid 1 instead of to us.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(std::io::Error::from)?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(std::io::Error::from)?;
     }
 
     let inherited = matches!(opened, Opened::Inherited(_));

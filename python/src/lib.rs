@@ -37,6 +37,7 @@ mod router;
 mod serve;
 mod shared;
 mod slot;
+mod standstill;
 mod sys;
 mod tasks;
 mod threads;

@@ -16,7 +16,12 @@ use tokio::{
 };
 
 use crate::{
-    concurrency::Concurrency, events::Events, host_calls::HostCalls, place::Place, slot::Slot, sys,
+    concurrency::Concurrency,
+    events::Events,
+    host_calls::HostCalls,
+    place::Place,
+    slot::Slot,
+    sys,
     sys::MainThread,
     tree::{self, Keeper},
 };
@@ -204,11 +209,11 @@ impl Shared {
 
     /// Ends everything below this process, then the process. Needs no GIL.
     pub(crate) fn leave(&self, code: i32) -> ! {
+        self.remove_socket_file();
         // Where the host is lost, a keeper ends the tree at this very moment, this process included.
         if code != EXIT_LOST || !self.identity.keeper.is_some_and(Keeper::is_there) {
             tree::end_descendants();
         }
-        self.remove_socket_file();
         sys::exit_now(code)
     }
 

@@ -7,7 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use pyo3::prelude::*;
@@ -71,11 +71,17 @@ pub(crate) fn clear_exception(_attached: Python<'_>) {
 
 /// Blocks every signal in the calling thread, so that signals to the process reach Python's main thread.
 pub(crate) fn block_all_signals() {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let set = all_signals();
+    // SAFETY: the set is initialised, and the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+fn all_signals() -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::uninit();
     // SAFETY: the pointer is valid for writes.
     unsafe { libc::sigfillset(set.as_mut_ptr()) };
-    // SAFETY: `sigfillset` above initialised the set, and the old mask is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    // SAFETY: `sigfillset` above initialised the set.
+    unsafe { set.assume_init() }
 }
 
 /// The host's journal of calls, mapped: a store costs nothing, and user code that closes descriptors does not meet it.
@@ -263,6 +269,50 @@ pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     }
     // SAFETY: it was just made, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The signal at which a thread halts for good, once [`halt_at_signal`] was called. By default it is ignored, signal(7).
+const HALT: i32 = libc::SIGURG;
+
+/// How many threads have halted.
+static HALTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Only what signal-safety(7) allows.
+extern "C" fn halt(_signal: i32) {
+    HALTED.fetch_add(1, Ordering::Release);
+    wait_for_the_end()
+}
+
+/// Waits until the process ends.
+pub(crate) fn wait_for_the_end() -> ! {
+    loop {
+        // SAFETY: has no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+/// From now on a thread that takes the signal of [`send_halt`] halts.
+pub(crate) fn halt_at_signal() {
+    let action = libc::sigaction {
+        sa_sigaction: halt as extern "C" fn(i32) as libc::sighandler_t,
+        // Nothing else is to be handled by a thread that has halted.
+        sa_mask: all_signals(),
+        sa_flags: 0,
+        sa_restorer: None,
+    };
+    // SAFETY: the handler is safe in signals, and the old action is not asked for.
+    unsafe { libc::sigaction(HALT, &raw const action, std::ptr::null_mut()) };
+}
+
+/// Has a thread of this process halt. One that has ended is none.
+pub(crate) fn send_halt(thread: i32) {
+    // SAFETY: three numbers, of which none is a pointer.
+    unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, HALT) };
+}
+
+/// How many threads have halted.
+pub(crate) fn halted() -> usize {
+    HALTED.load(Ordering::Acquire)
 }
 
 /// Ends the process at once: no destructors, no exit handlers, no wait for other threads.

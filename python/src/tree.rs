@@ -3,15 +3,31 @@
 //! A worker without a [`Keeper`] is a subreaper (`PR_SET_CHILD_SUBREAPER`, prctl(2)): a descendant whose parent dies becomes our
 //! child, so everything a worker started stays below it in the tree, whatever sessions or double forks it used.
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicI32, Ordering},
+    time::Duration,
+};
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid},
+    thread::gettid,
+};
 use tokio::time::Instant;
 
-use crate::nest;
+use crate::{
+    nest,
+    standstill::{each_piece, each_thread, halt_others},
+    sys,
+};
 
 /// How long ending the tree may take before the worker leaves regardless.
 const END_LIMIT: Duration = Duration::from_millis(80);
+/// How long of that is waited for other threads.
+const HALT_LIMIT: Duration = Duration::from_millis(20);
 
 /// What `/proc/PID/stat` says about a process.
 #[derive(Clone, Copy, Debug)]
@@ -19,13 +35,6 @@ struct Stat {
     parent: i32,
     zombie: bool,
     start: u64,
-}
-
-/// One process below us and who its parent was when it was seen.
-#[derive(Clone, Copy, Debug)]
-struct Below {
-    pid: i32,
-    parent: i32,
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -48,59 +57,35 @@ pub(crate) fn start_of(pid: i32) -> Option<u64> {
 }
 
 /// Appends the children of all threads of `pid`.
-fn children(pid: i32, out: &mut Vec<Below>) {
+fn children(pid: i32, out: &mut Vec<i32>) {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return;
     };
     for task in tasks.flatten() {
-        let Ok(list) = fs::read_to_string(task.path().join("children")) else {
-            continue;
-        };
-        let pids = list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-        out.extend(pids.map(|child| Below {
-            pid: child,
-            parent: pid,
-        }));
+        if let Ok(list) = fs::read_to_string(task.path().join("children")) {
+            out.extend(
+                list.split_ascii_whitespace()
+                    .filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
     }
 }
 
-/// Everything below this process, parents before their children.
-fn descendants() -> Vec<Below> {
+/// Everything below this process.
+fn descendants() -> Vec<i32> {
     let mut found = Vec::new();
     children(std::process::id() as i32, &mut found);
-    let mut seen: HashSet<i32> = found.iter().map(|below| below.pid).collect();
+    let mut seen: HashSet<i32> = found.iter().copied().collect();
     let mut next = 0;
-    while let Some(below) = found.get(next).copied() {
+    while let Some(pid) = found.get(next).copied() {
         let from = found.len();
-        children(below.pid, &mut found);
+        children(pid, &mut found);
         // A process that is handed over between two reads shows twice.
-        let mut at = from;
-        while at < found.len() {
-            if seen.insert(found[at].pid) {
-                at += 1;
-            } else {
-                found.swap_remove(at);
-            }
-        }
+        let new = found.split_off(from);
+        found.extend(new.into_iter().filter(|pid| seen.insert(*pid)));
         next += 1;
     }
     found
-}
-
-/// Kills one process if it still is who it was: the pidfd pins the identity, and the parent read after it was
-/// opened proves that the number had not been given to a stranger before.
-fn kill(below: Below, own: i32) -> bool {
-    let Some(pid) = Pid::from_raw(below.pid) else {
-        return false;
-    };
-    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return false;
-    };
-    let Some(stat) = stat(below.pid) else { return false };
-    if stat.zombie || (stat.parent != below.parent && stat.parent != own) {
-        return false;
-    }
-    pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
 }
 
 /// The name of the process that the exec backend puts between its guardian and a worker.
@@ -126,29 +111,62 @@ impl Keeper {
     }
 }
 
-/// Kills every descendant, again and again until two passes in a row find nothing alive, or the time is over.
+/// The thread that ends the descendants, if one does.
+static ENDS: AtomicI32 = AtomicI32::new(0);
+
+/// Kills every descendant, so that the process can end; it can do nothing else afterwards. Without a [`Keeper`] nobody is left
+/// then, as wait(2) has said, or the time is over. Only the first thread that calls this returns.
 ///
-/// Needs neither Python nor a runtime. Zombies are left to the parent of this process, which gets them when
-/// we exit.
+/// Needs neither Python nor a runtime, and once other threads have halted no memory. Whoever dies leaves its children to us, a
+/// subreaper: so it is enough to kill children, of which none can have another's number before it is reaped, here.
 pub(crate) fn end_descendants() {
-    let own = std::process::id() as i32;
-    let deadline = Instant::now() + END_LIMIT;
-    let mut empty_passes = 0;
-    while empty_passes < 2 && Instant::now() < deadline {
-        let alive: Vec<Below> = descendants()
-            .into_iter()
-            .filter(|below| stat(below.pid).is_some_and(|stat| !stat.zombie))
-            .collect();
-        if alive.is_empty() {
-            empty_passes += 1;
-            continue;
-        }
-        empty_passes = 0;
-        for below in alive {
-            kill(below, own);
-        }
-        std::thread::sleep(Duration::from_micros(200));
+    let own = gettid().as_raw_nonzero().get();
+    match ENDS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {}
+        // It has failed on its way.
+        Err(ends) if ends == own => return,
+        Err(_) => sys::wait_for_the_end(),
     }
+    let began = Instant::now();
+    halt_others(began + HALT_LIMIT);
+    while any_child() && began.elapsed() < END_LIMIT {
+        each_thread(|_, directory| {
+            each_child(directory, |child| {
+                // One of another user, which nobody here can kill.
+                let _ = kill_process(child, Signal::KILL);
+            });
+        });
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Reaps all children that have ended; whether there are others.
+fn any_child() -> bool {
+    // Also those that do not end with SIGCHLD, wait(2).
+    let any = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+    loop {
+        match wait(any) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Visits the children of one thread of this process, as far as they can be seen at once.
+fn each_child(directory: &OwnedFd, visit: impl Fn(Pid)) {
+    let mut pid = 0;
+    each_piece(directory, c"children", |text| {
+        for byte in text {
+            if byte.is_ascii_digit() {
+                pid = pid * 10 + i32::from(byte - b'0');
+            } else {
+                Pid::from_raw(std::mem::take(&mut pid))
+                    .into_iter()
+                    .for_each(&visit);
+            }
+        }
+    });
 }
 
 /// Reaps orphans that were handed to this process, and never a child that Python started itself.
@@ -174,14 +192,14 @@ impl OrphanReaper {
     pub(crate) fn look(&mut self) {
         let own = std::process::id() as i32;
         let mut still_there = HashSet::new();
-        for below in descendants() {
-            let Some(stat) = stat(below.pid) else { continue };
-            let key = (below.pid, stat.start);
+        for pid in descendants() {
+            let Some(stat) = stat(pid) else { continue };
+            let key = (pid, stat.start);
             if stat.parent != own {
                 still_there.insert(key);
             } else if self.seen_below_others.contains(&key) {
                 let reaped = stat.zombie
-                    && Pid::from_raw(below.pid)
+                    && Pid::from_raw(pid)
                         .is_some_and(|pid| matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(Some(_))));
                 if !reaped {
                     still_there.insert(key);

@@ -215,6 +215,47 @@ def test_loss_of_the_host_ends_everything_the_worker_started(inherited_worker: S
     assert gone_after(worker, pids) < 1
 
 
+def with_environment(entry: bytes) -> list[int]:
+    """Pidfds of all processes that have this in their environment."""
+    found = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            pidfd = os.pidfd_open(int(directory.name))
+        except OSError:
+            continue
+        try:
+            matches = entry in (directory / "environ").read_bytes().split(b"\0")
+        except OSError:
+            matches = False
+        if matches and int(directory.name) != os.getpid():
+            found.append(pidfd)
+        else:
+            os.close(pidfd)
+    return found
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork", "thread"])
+def test_loss_of_the_host_ends_what_the_worker_is_starting_just_then(
+    inherited_worker: Start, how: str
+) -> None:
+    """The worker's threads start processes while another one ends them all."""
+    for turn in range(8):
+        mark = f"{os.getpid()}.{how}.{turn}.{time.monotonic_ns()}"
+        worker = inherited_worker(env={"SNAKEPIT_TEST_MARK": mark})
+        call = worker.begin("start_for_ever", how)
+        eventually(lambda call=call, worker=worker: worker.running() == call.call_id)
+        time.sleep(0.02 + turn * 0.003)
+        worker.lose_host()
+        worker.wait(5)
+        left = with_environment(f"SNAKEPIT_TEST_MARK={mark}".encode())
+        for pidfd in left:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        assert not left, f"{len(left)} processes are left in turn {turn}"
+
+
 class NamedHost:
     """A process that stands for a host which names itself in its workers' environment."""
 
