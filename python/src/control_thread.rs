@@ -23,6 +23,8 @@ use crate::{
     sys, timers,
 };
 
+/// The name of the thread.
+pub(crate) const NAME: &str = "snakepit-control";
 /// How long a cancelled call may take to end when the worker shuts down.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// How long stop hooks, exit handlers and a running import may take.
@@ -60,14 +62,12 @@ pub(crate) fn start(
         .build()?;
     let handle = runtime.handle().clone();
     timers::run_on(&handle);
-    std::thread::Builder::new()
-        .name("snakepit-control".to_owned())
-        .spawn(move || {
-            sys::block_all_signals();
-            runtime.block_on(run(shared, endpoint, descriptors));
-            // The main thread may have stopped waiting.
-            let _ = flushed.send(());
-        })?;
+    std::thread::Builder::new().name(NAME.to_owned()).spawn(move || {
+        sys::block_all_signals();
+        runtime.block_on(run(shared, endpoint, descriptors));
+        // The main thread may have stopped waiting.
+        let _ = flushed.send(());
+    })?;
     Ok(ControlThread {
         runtime: handle,
         flushed: receiver,

@@ -13,10 +13,10 @@ use rustix::{
 };
 use tokio::time::Instant;
 
-use crate::sys;
+use crate::{control_thread, sys};
 
-/// What the names of our own threads begin with. They block all signals, and start no processes.
-const OURS: &[u8] = b"snakepit-";
+/// The longest name of a thread that the kernel keeps, pthread_setname_np(3).
+const LONGEST_NAME: usize = 15;
 
 /// Halts the others, as far as they do so in time. A thread that blocks the signal does not.
 pub(crate) fn halt_others(deadline: Instant) {
@@ -27,7 +27,7 @@ pub(crate) fn halt_others(deadline: Instant) {
         let before = sys::halted();
         let mut others = 0;
         each_thread(|thread, directory| {
-            if thread != own && (thread == main || !is_ours(directory)) {
+            if thread != own && (thread == main || !is_control_thread(directory)) {
                 others += 1;
                 sys::send_halt(thread);
             }
@@ -70,8 +70,11 @@ pub(crate) fn each_piece(directory: &OwnedFd, file: &CStr, mut visit: impl FnMut
     }
 }
 
-fn is_ours(directory: &OwnedFd) -> bool {
-    let mut ours = false;
-    each_piece(directory, c"comm", |name| ours |= name.starts_with(OURS));
-    ours
+/// That one blocks all signals, and starts no processes.
+fn is_control_thread(directory: &OwnedFd) -> bool {
+    let mut is_it = false;
+    each_piece(directory, c"comm", |name| {
+        is_it |= name.trim_ascii_end() == &control_thread::NAME.as_bytes()[..LONGEST_NAME];
+    });
+    is_it
 }
