@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid},
+    process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, wait, waitid, waitpid},
     thread::gettid,
 };
 use tokio::time::Instant;
@@ -28,6 +28,9 @@ use crate::{
 const END_LIMIT: Duration = Duration::from_millis(80);
 /// How long of that is waited for other threads.
 const HALT_LIMIT: Duration = Duration::from_millis(20);
+
+/// Also children that do not end with SIGCHLD, wait(2).
+const WALL: u32 = libc::__WALL.cast_unsigned();
 
 /// What `/proc/PID/stat` says about a process.
 #[derive(Clone, Copy, Debug)]
@@ -142,8 +145,7 @@ pub(crate) fn end_descendants() {
 
 /// Reaps all children that have ended; whether there are others.
 fn any_child() -> bool {
-    // Also those that do not end with SIGCHLD, wait(2).
-    let any = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+    let any = WaitOptions::NOHANG | WaitOptions::from_bits_retain(WALL);
     loop {
         match wait(any) {
             Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -151,6 +153,15 @@ fn any_child() -> bool {
             Err(_) => return false,
         }
     }
+}
+
+/// Whether there is a child, living or not, and so any descendant: whoever loses its parent becomes our child.
+fn has_children() -> bool {
+    let any = WaitIdOptions::EXITED
+        | WaitIdOptions::NOHANG
+        | WaitIdOptions::NOWAIT
+        | WaitIdOptions::from_bits_retain(WALL);
+    waitid(WaitId::All, any).err() != Some(Errno::CHILD)
 }
 
 /// Visits the children of one thread of this process, as far as they can be seen at once.
@@ -188,8 +199,12 @@ pub(crate) struct OrphanReaper {
 }
 
 impl OrphanReaper {
-    /// One look at the tree.
+    /// One look at the tree, if there is one.
     pub(crate) fn look(&mut self) {
+        if !has_children() {
+            self.seen_below_others.clear();
+            return;
+        }
         let own = std::process::id() as i32;
         let mut still_there = HashSet::new();
         for pid in descendants() {
