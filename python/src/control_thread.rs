@@ -30,8 +30,8 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// How long stop hooks, exit handlers and a running import may take.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is checked that user code has not closed our descriptors. The kernel reports nothing about a
-/// closed descriptor, so this is the one thing that has to be looked at by the clock.
-const DESCRIPTOR_CHECK: Duration = Duration::from_millis(500);
+/// closed descriptor, so this is the one thing that has to be looked at by the clock. A host sees its end of them close at once.
+const DESCRIPTOR_CHECK: Duration = Duration::from_secs(2);
 
 /// What the thread serves.
 pub(crate) enum Endpoint {
