@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::{PATIENCE, Undertaker, builder, is_gone, until, worker_pid};
-use snakepit::{Backend, CallError, Pool, RemoteErrorKind, Value, core::worker::Heartbeat};
+use snakepit::{Backend, CallError, Pool, RemoteErrorKind, Shutdown, Value, core::worker::Heartbeat};
 use tokio::time::timeout;
 
 /// The worker that served before serves on, and it leaves in order.
@@ -53,16 +53,22 @@ async fn children_are_left_behind() {
     assert!(children.into_iter().all(is_gone));
 }
 
-/// By the worker, or by who looks after it and whatever it has started: then there is nothing for the worker to look for.
+/// Orphans are reaped by the worker, or by who looks after it and whatever it has started: then there is nothing for the worker to
+/// look for. A worker that ends in order ends them, also those that nothing else but time would end.
 #[tokio::test(flavor = "multi_thread")]
-async fn orphans_of_a_worker_are_reaped_on_every_backend() {
+async fn orphans_of_a_worker_are_reaped_and_ended_with_it_on_every_backend() {
+    let times = Shutdown {
+        drain: PATIENCE,
+        grace: PATIENCE * 10,
+    };
     for backend in Backend::compiled_in() {
         for nested in [false, true] {
             let is_forked = !matches!(backend, Backend::Port | Backend::Exec);
-            let pool = builder().backend(backend).heartbeat(Heartbeat {
+            let heartbeat = Heartbeat {
                 interval: Duration::from_millis(100),
                 ..Heartbeat::default()
-            });
+            };
+            let pool = builder().backend(backend).heartbeat(heartbeat).shutdown(times);
             let pool = match (is_forked, nested) {
                 (false, true) => continue,
                 (true, true) => pool.nested_namespaces(true).start().await,
@@ -85,6 +91,8 @@ async fn orphans_of_a_worker_are_reaped_on_every_backend() {
                 adopted.is_none()
             })
             .await;
+            // It ignores SIGTERM.
+            let _: u32 = pool.call("forks:daemon", ()).await.unwrap();
             timeout(PATIENCE, pool.shutdown()).await.unwrap();
         }
     }

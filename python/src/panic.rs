@@ -20,7 +20,7 @@ pub(crate) fn install() {
         match native::shared() {
             Some(shared) => shared.leave(EXIT_PANIC),
             None => {
-                tree::end_descendants();
+                tree::end_descendants(None);
                 sys::exit_now(EXIT_PANIC)
             }
         }

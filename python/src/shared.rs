@@ -212,7 +212,7 @@ impl Shared {
         self.remove_socket_file();
         // Where the host is lost, a keeper ends the tree at this very moment, this process included.
         if code != EXIT_LOST || !self.identity.keeper.is_some_and(Keeper::is_there) {
-            tree::end_descendants();
+            tree::end_descendants(self.identity.keeper);
         }
         sys::exit_now(code)
     }

@@ -13,7 +13,10 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, wait, waitid, waitpid},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, pidfd_open,
+        pidfd_send_signal, wait, waitid, waitpid,
+    },
     thread::gettid,
 };
 use tokio::time::Instant;
@@ -108,6 +111,13 @@ impl Keeper {
         keeps.then_some(Self(parent))
     }
 
+    /// What `/proc` tells of its only thread.
+    fn open(self) -> Option<OwnedFd> {
+        let Self(pid) = self;
+        let directory = fs::File::open(format!("/proc/{pid}/task/{pid}")).ok()?;
+        Some(directory.into())
+    }
+
     /// Whether it lives.
     pub(crate) fn is_there(self) -> bool {
         rustix::process::getppid() == Some(self.0)
@@ -117,12 +127,13 @@ impl Keeper {
 /// The thread that ends the descendants, if one does.
 static ENDS: AtomicI32 = AtomicI32::new(0);
 
-/// Kills every descendant, so that the process can end; it can do nothing else afterwards. Without a [`Keeper`] nobody is left
-/// then, as wait(2) has said, or the time is over. Only the first thread that calls this returns.
+/// Kills every descendant, so that the process can end; it can do nothing else afterwards. Nobody is left then, as wait(2) has
+/// said, or the list of the keeper's children, or the time is over. Only the first thread that calls this returns.
 ///
 /// Needs neither Python nor a runtime, and once other threads have halted no memory. Whoever dies leaves its children to us, a
-/// subreaper: so it is enough to kill children, of which none can have another's number before it is reaped, here.
-pub(crate) fn end_descendants() {
+/// subreaper, or to the keeper: so it is enough to kill our children, of which none can have another's number before it is reaped,
+/// here, and the keeper's.
+pub(crate) fn end_descendants(keeper: Option<Keeper>) {
     let own = gettid().as_raw_nonzero().get();
     match ENDS.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}
@@ -130,17 +141,47 @@ pub(crate) fn end_descendants() {
         Err(ends) if ends == own => return,
         Err(_) => sys::wait_for_the_end(),
     }
+    let keeper = keeper.and_then(Keeper::open);
     let began = Instant::now();
     halt_others(began + HALT_LIMIT);
-    while any_child() && began.elapsed() < END_LIMIT {
+    // In this order: a child that is gone has left its own to the keeper.
+    while (any_child() | keeper.as_ref().is_some_and(any_orphan)) && began.elapsed() < END_LIMIT {
         each_thread(|_, directory| {
             each_child(directory, |child| {
                 // One of another user, which nobody here can kill.
                 let _ = kill_process(child, Signal::KILL);
             });
         });
+        if let Some(keeper) = &keeper {
+            kill_orphans(keeper);
+        }
         std::thread::sleep(Duration::from_micros(100));
     }
+}
+
+/// Whether the keeper, which looks after nobody else, has other children than us.
+fn any_orphan(keeper: &OwnedFd) -> bool {
+    let mut any = false;
+    each_child(keeper, |child| any |= child != getpid());
+    any
+}
+
+fn kill_orphans(keeper: &OwnedFd) {
+    each_child(keeper, |child| {
+        if child == getpid() {
+            return;
+        }
+        let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty()) else {
+            return;
+        };
+        // The keeper may have reaped it before, and its number have gone to a stranger, which is not on the list.
+        let mut is_it = false;
+        each_child(keeper, |again| is_it |= again == child);
+        if is_it {
+            // It has ended, or is of another user.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
+    });
 }
 
 /// Reaps all children that have ended; whether there are others.
@@ -164,8 +205,8 @@ fn has_children() -> bool {
     waitid(WaitId::All, any).err() != Some(Errno::CHILD)
 }
 
-/// Visits the children of one thread of this process, as far as they can be seen at once.
-fn each_child(directory: &OwnedFd, visit: impl Fn(Pid)) {
+/// Visits the children of one thread, as far as they can be seen at once.
+fn each_child(directory: &OwnedFd, mut visit: impl FnMut(Pid)) {
     let mut pid = 0;
     each_piece(directory, c"children", |text| {
         for byte in text {
@@ -174,7 +215,7 @@ fn each_child(directory: &OwnedFd, visit: impl Fn(Pid)) {
             } else {
                 Pid::from_raw(std::mem::take(&mut pid))
                     .into_iter()
-                    .for_each(&visit);
+                    .for_each(&mut visit);
             }
         }
     });
