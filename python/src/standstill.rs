@@ -9,11 +9,15 @@ use std::{ffi::CStr, mem::MaybeUninit, os::fd::OwnedFd, time::Duration};
 use rustix::{
     fs::{CWD, Mode, OFlags, RawDir, openat},
     io::read,
+    path::Arg,
     thread::gettid,
 };
 use tokio::time::Instant;
 
 use crate::{control_thread, sys};
+
+/// Where `/proc` tells of the threads of this process.
+pub(crate) const OWN_THREADS: &CStr = c"/proc/self/task";
 
 /// The longest name of a thread that the kernel keeps, pthread_setname_np(3).
 const LONGEST_NAME: usize = 15;
@@ -26,7 +30,7 @@ pub(crate) fn halt_others(deadline: Instant) {
     loop {
         let before = sys::halted();
         let mut others = 0;
-        each_thread(|thread, directory| {
+        each_thread(OWN_THREADS, |thread, directory| {
             if thread != own && (thread == main || !is_control_thread(directory)) {
                 others += 1;
                 sys::send_halt(thread);
@@ -40,10 +44,10 @@ pub(crate) fn halt_others(deadline: Instant) {
     }
 }
 
-/// Visits the threads of this process, with the directory of each.
-pub(crate) fn each_thread(mut visit: impl FnMut(i32, &OwnedFd)) {
+/// Visits the threads that `/proc` lists in a directory, with that of each.
+pub(crate) fn each_thread(tasks: impl Arg, mut visit: impl FnMut(i32, &OwnedFd)) {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(tasks) = openat(CWD, c"/proc/self/task", directory, Mode::empty()) else {
+    let Ok(tasks) = openat(CWD, tasks, directory, Mode::empty()) else {
         return;
     };
     let mut buffer = [MaybeUninit::uninit(); 2048];

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::{
     nest,
-    standstill::{each_piece, each_thread, halt_others},
+    standstill::{OWN_THREADS, each_piece, each_thread, halt_others},
     sys,
 };
 
@@ -64,17 +64,9 @@ pub(crate) fn start_of(pid: i32) -> Option<u64> {
 
 /// Appends the children of all threads of `pid`.
 fn children(pid: i32, out: &mut Vec<i32>) {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return;
-    };
-    for task in tasks.flatten() {
-        if let Ok(list) = fs::read_to_string(task.path().join("children")) {
-            out.extend(
-                list.split_ascii_whitespace()
-                    .filter_map(|pid| pid.parse::<i32>().ok()),
-            );
-        }
-    }
+    each_thread(format!("/proc/{pid}/task"), |_, directory| {
+        each_child(directory, |child| out.push(child.as_raw_nonzero().get()));
+    });
 }
 
 /// Everything below this process.
@@ -111,11 +103,12 @@ impl Keeper {
         keeps.then_some(Self(parent))
     }
 
-    /// What `/proc` tells of its only thread.
+    /// What `/proc` tells of its only thread, if it lives.
     fn open(self) -> Option<OwnedFd> {
         let Self(pid) = self;
         let directory = fs::File::open(format!("/proc/{pid}/task/{pid}")).ok()?;
-        Some(directory.into())
+        // Our parent still, so that the number was its own when it was opened, and not a stranger's.
+        self.is_there().then(|| directory.into())
     }
 
     /// Whether it lives.
@@ -146,7 +139,7 @@ pub(crate) fn end_descendants(keeper: Option<Keeper>) {
     halt_others(began + HALT_LIMIT);
     // In this order: a child that is gone has left its own to the keeper.
     while (any_child() | keeper.as_ref().is_some_and(any_orphan)) && began.elapsed() < END_LIMIT {
-        each_thread(|_, directory| {
+        each_thread(OWN_THREADS, |_, directory| {
             each_child(directory, |child| {
                 // One of another user, which nobody here can kill.
                 let _ = kill_process(child, Signal::KILL);
