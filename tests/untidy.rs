@@ -85,6 +85,7 @@ async fn orphans_of_a_worker_are_reaped_and_ended_with_it_on_every_backend() {
             let adopted: Option<bool> = pool.call("outlives:adopts_its_orphans", (orphan,)).await.unwrap();
             let is_kept = nested || backend == Backend::Exec;
             assert_eq!(adopted, Some(!is_kept), "{backend:?}, nested: {nested}");
+            let () = pool.call("outlives:end_orphan", ()).await.unwrap();
             until("the orphan is reaped", async || {
                 let adopted: Option<bool> =
                     pool.call("outlives:adopts_its_orphans", (orphan,)).await.unwrap();
