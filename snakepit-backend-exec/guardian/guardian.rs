@@ -15,7 +15,7 @@ use crate::{
     sys::{
         self, Limit, Pid, Ready, Reaped,
         constants::{
-            EBUSY, ECHILD, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT,
+            EBUSY, ECHILD, EMFILE, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLPRI,
             EPOLLRDHUP, F_GETFL, F_SETFL, F_SETOWN, F_SETSIG, O_ASYNC, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
             SIGCHLD, SIGCONT, SIGKILL, SIGUSR1, WCLONE, WUNTRACED,
         },
@@ -32,6 +32,9 @@ use spawn::Spare;
 
 /// What a keeper tells its end with: not SIGCHLD, so that wait4(2) tells keepers from the orphans of dead ones.
 const KEEPER_EXIT: i32 = SIGUSR1;
+
+/// For wait4(2): any child.
+const ANY: Pid = -1;
 
 /// How much longer than it was given a keeper may take before it is taken to hang, and killed.
 const MARGIN_MS: u64 = 1000;
@@ -64,6 +67,7 @@ const HOST: u64 = u64::MAX;
 const HOST_PROCESS: u64 = u64::MAX - 1;
 const SIGNALS: u64 = u64::MAX - 2;
 const SHARED: u64 = u64::MAX - 3;
+const MOUNTS: u64 = u64::MAX - 4;
 
 pub(crate) struct Guardian {
     level: Level,
@@ -84,6 +88,8 @@ pub(crate) struct Guardian {
     descriptors: Limit,
     wards: Table<Ward>,
     keepers: Table<Place>,
+    /// Tells when something is mounted or unmounted, proc_pid_mountinfo(5), where keepers have mounts of their own.
+    mounts: Option<OwnedFd>,
     /// The keeper of the next worker.
     spare: Option<Spare>,
     /// Whether one is to be made: after a start has come to its end, so that no gate waits to be opened meanwhile. Not after
@@ -124,6 +130,14 @@ impl Guardian {
             }
             Level::Subreaper | Level::Cgroup | Level::Namespace => None,
         };
+        let mounts = match hello.level {
+            Level::Namespace => {
+                let mounts = sys::open(None, c"/proc/self/mountinfo", 0).at(Step::MountProc)?;
+                sys::epoll_control(&epoll, EPOLL_CTL_ADD, &mounts, EPOLLPRI, MOUNTS).at(Step::Plumbing)?;
+                Some(mounts)
+            }
+            Level::Subreaper | Level::Cgroup | Level::SharedNamespace => None,
+        };
         Ok(Self {
             level: hello.level,
             host_grace: hello.host_grace,
@@ -137,6 +151,7 @@ impl Guardian {
             descriptors,
             wards: Table::default(),
             keepers: Table::default(),
+            mounts,
             spare: None,
             wants_spare: true,
             look_after: None,
@@ -170,12 +185,18 @@ impl Guardian {
                 .min()
                 .map(|next| next.saturating_sub(sys::now()));
             let count = sys::epoll_wait(&self.epoll, &mut ready, timeout);
-            for event in &ready[..count] {
+            let ready = &ready[..count];
+            // First, as a request may ask for the keeper that was made before.
+            if ready.iter().any(|event| event.token() == MOUNTS) {
+                self.let_go_of_spare();
+            }
+            for event in ready {
                 match event.token() {
                     HOST => self.hear_host(),
                     HOST_PROCESS => self.lose_host(),
                     SIGNALS => self.reap(),
                     SHARED => self.hear_shared(),
+                    MOUNTS => {}
                     token => {
                         if let Some(place) = self.wards.resolve(Token::from_number(token)) {
                             self.hear_ward(place);
@@ -189,13 +210,15 @@ impl Guardian {
     /// Ends the keeper that was made ahead and the namespace that workers shared, and removes the cgroup that theirs were in.
     /// No worker is left, so that this takes no time.
     fn leave(self) {
-        let spare = self.spare.map(|spare| spare.keeper);
-        let init = self.shared.map(|shared| shared.pid);
+        let spare = self.spare.as_ref().map(|spare| spare.keeper);
+        let init = self.shared.as_ref().map(|shared| shared.pid);
         for pid in spare.into_iter().chain(init) {
-            if sys::kill(pid, SIGKILL).is_ok() {
-                let _ = sys::wait_for(pid);
-            }
+            // A child that was not reaped, so that the number is its own.
+            let _ = sys::kill(pid, SIGKILL);
         }
+        // The worker of that keeper comes here, and ends by its death or the end of its gate.
+        drop(self.spare);
+        while sys::wait_for(ANY).is_ok() {}
         sys::forbid_allocation(false);
         if let Some(cgroup) = self.run_cgroup
             && let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd()))
@@ -256,7 +279,7 @@ impl Guardian {
                     && let Some(gate) = kept.gate.take()
                 {
                     // When the worker is gone, so is the other end.
-                    let _ = sys::write(&gate, &[1]);
+                    let _: Sent = packet::send::<_, 0>(&gate, &message, []);
                 }
             }
             (Kind::Kept(kept), Request::Signal) => kept.tell(message),
@@ -438,7 +461,8 @@ impl Guardian {
             };
             let (a, b) = (message.a, message.b);
             match message.kind {
-                Event::Held => self.hold(place, a, fds),
+                Event::Born => self.bear(place, a, fds),
+                Event::Held => self.hold(place),
                 Event::Exited => {
                     (kept.exited, kept.worker) = (true, None);
                     if kept.held {
@@ -460,9 +484,9 @@ impl Guardian {
         }
     }
 
-    /// A worker waits at its gate. One whose pidfd was lost, for want of descriptors, is ended: its host could not know
+    /// There is the process of a worker. One whose pidfd was lost, for want of descriptors, is ended: its host could not know
     /// it.
-    fn hold(&mut self, place: Place, pid: i64, fds: Fds) {
+    fn bear(&mut self, place: Place, pid: i64, fds: Fds) {
         let Some(Ward {
             id,
             kind: Kind::Kept(kept),
@@ -473,17 +497,30 @@ impl Guardian {
         };
         match fds.exactly() {
             Some([pidfd]) => {
-                (kept.held, kept.worker_pidfd) = (true, Some(pidfd));
+                kept.worker_pidfd = Some(pidfd);
                 // In a namespace of its own the number means nothing here.
                 let is_ours = matches!(self.level, Level::Subreaper | Level::Cgroup);
                 kept.worker = pid.try_into().ok().filter(|_| is_ours);
-                self.note(place, Event::Held, (0, 0));
+                self.note(place, Event::Kept, (0, 0));
             }
             None => {
                 kept.failure = Some(Failure::new(Step::Plumbing, EMFILE));
                 let stop = Message::new(Request::Stop, *id);
                 self.ask_ward(place, stop);
             }
+        }
+    }
+
+    /// A worker waits at its gate.
+    fn hold(&mut self, place: Place) {
+        if let Some(Ward {
+            kind: Kind::Kept(kept),
+            ..
+        }) = self.wards.get_mut(place)
+            && kept.failure.is_none()
+        {
+            kept.held = true;
+            self.note(place, Event::Held, (0, 0));
         }
     }
 

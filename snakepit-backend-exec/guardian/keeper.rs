@@ -1,7 +1,7 @@
 //! A keeper: the process between the guardian and one worker.
 //!
-//! It is a fork of the guardian, which makes it ahead: it is isolated before it is told whom to start. It starts the
-//! worker, reaps everything that comes to it, ends the tree when it is told to or when host or guardian are gone, and
+//! It is a fork of the guardian, which makes it ahead: it is isolated, and has forked the worker, before anybody asks for
+//! one. It reaps everything that comes to it, ends the tree when it is told to or when host or guardian are gone, and
 //! leaves when it has no children left. As it is the first process of a PID namespace or a subreaper, that means that
 //! nothing of the tree is left: its own end is the proof.
 
@@ -12,18 +12,18 @@ use crate::{
     ending::{Act, Ending},
     failure::{At, Failure},
     namespace,
-    packet::{self, Fds, Incoming, Sent},
+    packet::{self, Incoming, Sent},
     proc,
     shared::Shared,
     sweep::Sweep,
     sys::{
         self, Forked, Limit, Pid, Poll, Reaped,
         constants::{
-            EINVAL, EMFILE, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP,
-            PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
+            EINVAL, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP, PR_SET_CHILD_SUBREAPER,
+            PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
         },
     },
-    wire::{Event, Level, Message, Request, SPAWN_CGROUP, Step, Target},
+    wire::{Event, Level, Message, Request, Step, Target},
     worker::{self, Parts, REPORT, Report},
 };
 
@@ -42,6 +42,9 @@ pub(crate) struct Kit<'a> {
     pub(crate) control: OwnedFd,
     /// The worker's end of its gate.
     pub(crate) gate: OwnedFd,
+    /// Whether the worker is to be born into a cgroup, which comes when it is asked for. Else it is forked at once, and
+    /// hears at its gate what it is to become.
+    pub(crate) in_cgroup: bool,
     /// The limit on descriptors that the worker gets.
     pub(crate) descriptors: Limit,
     /// The namespace it was born into, where one is shared.
@@ -57,11 +60,10 @@ pub(crate) fn run(kit: Kit<'_>) -> ! {
     sys::forbid_allocation(false);
     sys::set_name(c"snakepit-keeper");
     match isolate(&kit).and_then(|own| start(&kit, own)) {
-        Ok((id, started)) => {
+        Ok(started) => {
             drop(kit.gate);
             sys::forbid_allocation(true);
             Keeper {
-                id,
                 in_namespace: kit.level == Level::Namespace,
                 host_grace: kit.host_grace,
                 control: Some(kit.control),
@@ -113,11 +115,14 @@ fn isolate(kit: &Kit<'_>) -> Result<Pid, Failure> {
     if (own == 1) != (kit.level == Level::Namespace) {
         return Err(Failure::new(Step::PidNamespace, EINVAL));
     }
+    if kit.level == Level::Namespace {
+        namespace::leave_mounts()?;
+    }
     Ok(own)
 }
 
 /// Waits until a worker is asked for. Leaves where nobody will do so any more.
-fn await_spawn(kit: &Kit<'_>) -> (Message<Request>, Fds) {
+fn await_spawn(kit: &Kit<'_>) -> Result<Parts, Failure> {
     loop {
         let mut polls = [
             Poll::readable(Some(kit.control.as_fd())),
@@ -125,7 +130,13 @@ fn await_spawn(kit: &Kit<'_>) -> (Message<Request>, Fds) {
         ];
         sys::poll(&mut polls, None);
         match packet::receive::<Request>(&kit.control, false) {
-            Incoming::Message(message, fds) if message.kind == Request::Spawn => return (message, fds),
+            Incoming::Message(message, fds) if message.kind == Request::Spawn => {
+                let parts = Parts::of(&message, fds)?;
+                if parts.cgroup.is_none() {
+                    return Err(Failure::new(Step::EnterCgroup, EINVAL));
+                }
+                return Ok(parts);
+            }
             Incoming::End => sys::exit(0),
             Incoming::Message(..) | Incoming::Nonsense | Incoming::Nothing => {}
         }
@@ -148,56 +159,20 @@ struct Started {
     memory_events: Option<OwnedFd>,
 }
 
-/// What the worker is made of, as it came with the message.
-fn parts(level: Level, spawn: &Message<Request>, fds: Fds) -> Result<Parts, Failure> {
-    let protocol = |errno| Failure::new(Step::Protocol, errno);
-    if fds.are_truncated() {
-        return Err(protocol(EMFILE));
-    }
-    let (spec, standard, cgroup) = match spawn.a {
-        0 => {
-            let [spec, input, output, error] = fds.exactly().ok_or(protocol(EINVAL))?;
-            (spec, [input, output, error], None)
-        }
-        SPAWN_CGROUP => {
-            let [spec, input, output, error, cgroup] = fds.exactly().ok_or(protocol(EINVAL))?;
-            (spec, [input, output, error], Some(cgroup))
-        }
-        _ => return Err(protocol(EINVAL)),
+/// Starts the worker: at once, or when it is asked for.
+fn start(kit: &Kit<'_>, own: Pid) -> Result<Started, Failure> {
+    let parts = if kit.in_cgroup {
+        Some(await_spawn(kit)?)
+    } else {
+        None
     };
-    if level == Level::Cgroup && cgroup.is_none() {
-        return Err(Failure::new(Step::EnterCgroup, EINVAL));
-    }
-    Ok(Parts {
-        spec,
-        standard,
-        cgroup,
-    })
-}
-
-/// Starts the worker that is asked for next, and says which that is.
-fn start(kit: &Kit<'_>, own: Pid) -> Result<(u64, Started), Failure> {
-    let (spawn, fds) = await_spawn(kit);
-    let parts = parts(kit.level, &spawn, fds)?;
-    if kit.level == Level::Namespace {
-        // Not ahead: the worker is to see what is mounted by now, and nobody who waits is to keep it mounted.
-        namespace::leave_mounts()?;
-    }
+    let cgroup = parts.as_ref().and_then(|parts| parts.cgroup.as_ref());
     // Absent before Linux 5.14; then everything is killed one by one.
-    let kill = parts
-        .cgroup
-        .as_ref()
-        .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"cgroup.kill", O_WRONLY));
-    let memory_events = parts
-        .cgroup
-        .as_ref()
-        .map(|cgroup| sys::open(Some(cgroup.as_fd()), c"memory.events", 0));
+    let kill = cgroup.map(|cgroup| sys::open(Some(cgroup.as_fd()), c"cgroup.kill", O_WRONLY));
+    let memory_events = cgroup.map(|cgroup| sys::open(Some(cgroup.as_fd()), c"memory.events", 0));
     let (status, reports) = sys::pipe().at(Step::Plumbing)?;
     sys::fcntl(&status, F_SETFL, O_NONBLOCK).at(Step::Plumbing)?;
-    let into_cgroup = parts
-        .cgroup
-        .as_ref()
-        .map(|cgroup| sys::fork_into(cgroup.as_fd(), SIGCHLD));
+    let into_cgroup = cgroup.map(|cgroup| sys::fork_into(cgroup.as_fd(), SIGCHLD));
     let (forked, entered) = match into_cgroup {
         Some(Ok(forked)) => (forked, true),
         // Not known to the kernel, or not allowed: then the worker goes there itself, or says why it cannot.
@@ -205,8 +180,7 @@ fn start(kit: &Kit<'_>, own: Pid) -> Result<(u64, Started), Failure> {
     };
     match forked {
         Forked::Child => worker::run(worker::Kit {
-            id: spawn.id,
-            parts: &parts,
+            parts,
             keeper: own,
             entered,
             gate: &kit.gate,
@@ -214,17 +188,14 @@ fn start(kit: &Kit<'_>, own: Pid) -> Result<(u64, Started), Failure> {
             guardian: &kit.control,
             status: &reports,
         }),
-        Forked::Parent { pid, pidfd } => {
-            let started = Started {
-                own,
-                worker: pid,
-                pidfd,
-                status: Some(status),
-                cgroup_kill: kill.and_then(Result::ok),
-                memory_events: memory_events.and_then(Result::ok),
-            };
-            Ok((spawn.id, started))
-        }
+        Forked::Parent { pid, pidfd } => Ok(Started {
+            own,
+            worker: pid,
+            pidfd,
+            status: Some(status),
+            cgroup_kill: kill.and_then(Result::ok),
+            memory_events: memory_events.and_then(Result::ok),
+        }),
     }
 }
 
@@ -254,7 +225,6 @@ enum Stage {
 }
 
 struct Keeper<'a> {
-    id: u64,
     in_namespace: bool,
     host_grace: u64,
     /// The guardian, until it is gone.
@@ -362,7 +332,7 @@ impl Keeper<'_> {
     fn say(&self, event: Event, (a, b): (i64, i64)) {
         if let Some(control) = &self.control {
             // A guardian that is gone, or takes nothing for so long, is seen elsewhere.
-            say(control, &Message::new(event, self.id).with(a, b, 0), None);
+            say(control, &Message::new(event, 0).with(a, b, 0), None);
         }
     }
 

@@ -342,6 +342,14 @@ impl Poll {
         }
     }
 
+    /// Waits for a change of a file below `/proc` that tells of it so.
+    pub(crate) fn changed(fd: Option<BorrowedFd<'_>>) -> Self {
+        Self {
+            asked: constants::POLLPRI,
+            ..Self::readable(fd)
+        }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.got != 0
     }

@@ -34,11 +34,10 @@ pub(crate) struct Kept {
     /// Until it is reaped.
     pub(crate) keeper: Option<Pid>,
     pub(crate) control: Option<OwnedFd>,
-    /// A byte here lets the worker execute its program.
+    /// Lets the worker execute its program.
     pub(crate) gate: Option<OwnedFd>,
-    /// Goes with [`Event::Kept`].
+    /// Goes with [`Event::Kept`], as does the next.
     pub(crate) keeper_pidfd: Option<OwnedFd>,
-    /// Goes with [`Event::Held`].
     pub(crate) worker_pidfd: Option<OwnedFd>,
     /// The worker's number where it is in our PID namespace, until its end is known.
     pub(crate) worker: Option<Pid>,
@@ -130,14 +129,14 @@ impl Ward {
     pub(crate) fn flush(&mut self, host: impl AsFd) -> Sent {
         while let Some(note) = self.outbox.front() {
             let message = Message::new(note.event, self.id).with(note.a, note.b, 0);
-            let mut none = None;
-            let pidfd = match (&mut self.kind, note.event) {
-                (Kind::Kept(kept), Event::Kept) => &mut kept.keeper_pidfd,
-                (Kind::Kept(kept), Event::Held) => &mut kept.worker_pidfd,
-                _ => &mut none,
+            let (mut none, mut neither) = (None, None);
+            let pidfds = match (&mut self.kind, note.event) {
+                (Kind::Kept(kept), Event::Kept) => [&mut kept.keeper_pidfd, &mut kept.worker_pidfd],
+                _ => [&mut none, &mut neither],
             };
-            match packet::send(&host, &message, [pidfd.as_ref().map(AsFd::as_fd)]) {
-                Sent::Yes => *pidfd = None,
+            let fds = pidfds.each_ref().map(|pidfd| pidfd.as_ref().map(AsFd::as_fd));
+            match packet::send(&host, &message, fds) {
+                Sent::Yes => pidfds.into_iter().for_each(|pidfd| *pidfd = None),
                 not_sent => return not_sent,
             }
             self.outbox.pop();

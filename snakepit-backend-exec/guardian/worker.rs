@@ -1,4 +1,5 @@
-//! The worker before it is the program: a child of its keeper that makes its settings, waits at the gate and executes.
+//! The worker before it is the program: a child of its keeper that hears what it is to become, makes its settings, waits at
+//! the gate and executes. It is forked before anybody asks for it, where it needs no cgroup of its own.
 
 use std::{
     convert::Infallible,
@@ -16,17 +17,18 @@ use crate::{
     close::close_all_but,
     failure::{At, Failure},
     keeper::say,
+    packet::{self, Fds, Incoming},
     sys::{
         self, Limit, Pid,
         constants::{
-            E2BIG, ECHILD, EINVAL, O_WRONLY, PR_SET_PDEATHSIG, PRIO_PROCESS, RLIMIT_NOFILE, SIGKILL,
+            E2BIG, ECHILD, EINVAL, EMFILE, O_WRONLY, PR_SET_PDEATHSIG, PRIO_PROCESS, RLIMIT_NOFILE, SIGKILL,
         },
     },
     text::Text,
-    wire::{Event, Message, Spec, Step},
+    wire::{Event, Message, Request, SPAWN_CGROUP, Spec, Step},
 };
 
-/// What a worker is made of.
+/// What a worker is made of, as it came with the message that asks for it.
 pub(crate) struct Parts {
     /// The spec, in a memory file.
     pub(crate) spec: OwnedFd,
@@ -36,13 +38,13 @@ pub(crate) struct Parts {
 
 /// What this process needs to become the worker.
 pub(crate) struct Kit<'a> {
-    pub(crate) id: u64,
-    pub(crate) parts: &'a Parts,
+    /// What it is to become; heard at the gate where that is not known yet.
+    pub(crate) parts: Option<Parts>,
     /// The process that it was forked from, in the worker's PID namespace.
     pub(crate) keeper: Pid,
     /// It began in its cgroup.
     pub(crate) entered: bool,
-    /// Where the byte comes from that opens the gate.
+    /// A socket to the guardian, over which it is told what to become, and when.
     pub(crate) gate: &'a OwnedFd,
     /// The limit on descriptors as it was before the guardian raised its own.
     pub(crate) descriptors: Limit,
@@ -91,8 +93,8 @@ impl Report {
 const NOT_EXECUTED: i32 = 127;
 
 /// Becomes the worker.
-pub(crate) fn run(kit: Kit<'_>) -> ! {
-    let Err(failure) = become_program(&kit);
+pub(crate) fn run(mut kit: Kit<'_>) -> ! {
+    let Err(failure) = become_program(&mut kit);
     tell(kit.status, Report::Failed(failure));
     sys::exit(NOT_EXECUTED)
 }
@@ -102,59 +104,137 @@ fn tell(status: &OwnedFd, report: Report) {
     let _ = sys::write(status, &report.encode());
 }
 
-fn become_program(kit: &Kit<'_>) -> Result<Infallible, Failure> {
-    let Parts {
-        spec,
-        standard,
-        cgroup,
-    } = kit.parts;
-    let spec = read_spec(spec)?;
+fn become_program(kit: &mut Kit<'_>) -> Result<Infallible, Failure> {
+    be_born(kit)?;
+    let Parts { spec, standard, .. } = match kit.parts.take() {
+        Some(parts) => parts,
+        None => await_spawn(kit.gate)?,
+    };
+    let spec = read_spec(&spec)?;
     let spec = Spec::decode(&spec).ok_or(Failure::new(Step::ReadSpec, EINVAL))?;
     // Made before the gate, as is everything else.
     let (argv, environment) = (pointers(&spec.argv), pointers(&spec.environment));
-    sys::setsid().at(Step::WorkerSession)?;
-    if let Some(cgroup) = cgroup.as_ref().filter(|_| !kit.entered) {
-        enter(cgroup).at(Step::EnterCgroup)?;
-    }
-    for (target, fd) in (0..).zip(standard) {
+    for (target, fd) in (0..).zip(&standard) {
         sys::duplicate_onto(fd, target).at(Step::Descriptors)?;
     }
-    let [gate, guardian, status] = [kit.gate, kit.guardian, kit.status].map(AsRawFd::as_raw_fd);
-    close_all_but(&mut [0, 1, 2, gate, guardian, status])?;
     set_limits(&spec, kit.descriptors)?;
     set_identity(&spec)?;
     if !spec.cwd.is_empty() {
         sys::chdir(spec.cwd).at(Step::Cwd)?;
     }
-    // A change of identity clears it. When the keeper was gone before, its death is seen below.
-    sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
-    if sys::getppid().at(Step::DeathSignal)? != kit.keeper {
-        return Err(Failure::new(Step::DeathSignal, EINVAL));
-    }
+    // A change of identity clears it.
+    die_with(kit.keeper)?;
     sys::unblock_signals();
     hold(kit)?;
-    // End-of-file: the guardian is gone, and nobody will ever open the gate.
-    if !matches!(sys::read(kit.gate, &mut [0]), Ok(1)) {
-        sys::exit(NOT_EXECUTED);
-    }
+    await_go(kit.gate);
     tell(kit.status, Report::Passed);
     let error = sys::execute(spec.program, &argv, &environment);
     Err(error).at(Step::Exec)
 }
 
-/// Tells the guardian that the worker is there, and lets go of the socket.
-fn hold(kit: &Kit<'_>) -> Result<(), Failure> {
+/// Does what needs to know nothing of the worker, and has the guardian know of this process.
+fn be_born(kit: &Kit<'_>) -> Result<(), Failure> {
+    sys::set_name(c"snakepit-worker");
+    sys::setsid().at(Step::WorkerSession)?;
+    let cgroup = kit.parts.as_ref().and_then(|parts| parts.cgroup.as_ref());
+    if let Some(cgroup) = cgroup.filter(|_| !kit.entered) {
+        enter(cgroup).at(Step::EnterCgroup)?;
+    }
+    let [gate, guardian, status] = [kit.gate, kit.guardian, kit.status].map(AsRawFd::as_raw_fd);
+    let mut keep = vec![0, 1, 2, gate, guardian, status];
+    if let Some(parts) = &kit.parts {
+        let fds = parts.standard.iter().chain([&parts.spec]).chain(&parts.cgroup);
+        keep.extend(fds.map(AsRawFd::as_raw_fd));
+    }
+    close_all_but(&mut keep)?;
+    die_with(kit.keeper)?;
     let own = sys::getpid().at(Step::Plumbing)?;
     let pidfd = sys::pidfd_open(own).at(Step::Plumbing)?;
     // The guardian knows the worker by this number when it inherits it.
-    let held = Message::new(Event::Held, kit.id).with(own.into(), 0, 0);
-    if !say(kit.guardian, &held, Some(&pidfd)) {
-        return Err(Failure::new(Step::Plumbing, ECHILD));
+    let born = Message::new(Event::Born, 0).with(own.into(), 0, 0);
+    tell_guardian(kit.guardian, &born, Some(&pidfd))
+}
+
+/// Has the kernel kill this process when its keeper dies.
+fn die_with(keeper: Pid) -> Result<(), Failure> {
+    sys::prctl(PR_SET_PDEATHSIG, SIGKILL).at(Step::DeathSignal)?;
+    if sys::getppid().at(Step::DeathSignal)? == keeper {
+        Ok(())
+    } else {
+        Err(Failure::new(Step::DeathSignal, EINVAL))
     }
+}
+
+/// Waits to be told what to become.
+fn await_spawn(gate: &OwnedFd) -> Result<Parts, Failure> {
+    loop {
+        match packet::receive::<Request>(gate, true) {
+            Incoming::Message(message, fds) if message.kind == Request::Spawn => {
+                return Parts::of(&message, fds);
+            }
+            // The guardian is gone, or has no use for this process.
+            Incoming::End => sys::exit(NOT_EXECUTED),
+            Incoming::Message(..) | Incoming::Nonsense | Incoming::Nothing => {}
+        }
+    }
+}
+
+fn await_go(gate: &OwnedFd) {
+    loop {
+        match packet::receive::<Request>(gate, true) {
+            Incoming::Message(message, _) if message.kind == Request::Go => return,
+            // The guardian is gone, and nobody will ever open the gate.
+            Incoming::End => sys::exit(NOT_EXECUTED),
+            Incoming::Message(..) | Incoming::Nonsense | Incoming::Nothing => {}
+        }
+    }
+}
+
+/// Tells the guardian that the worker waits at its gate, and lets go of the socket.
+fn hold(kit: &Kit<'_>) -> Result<(), Failure> {
+    tell_guardian(kit.guardian, &Message::new(Event::Held, 0), None)?;
     let socket = kit.guardian.as_raw_fd().cast_unsigned();
     // Executing the program would close it as well; until then nobody is to take this process for its keeper.
     let _ = sys::close_range(socket, socket);
     Ok(())
+}
+
+fn tell_guardian(
+    guardian: &OwnedFd,
+    message: &Message<Event>,
+    pidfd: Option<&OwnedFd>,
+) -> Result<(), Failure> {
+    if say(guardian, message, pidfd) {
+        Ok(())
+    } else {
+        Err(Failure::new(Step::Plumbing, ECHILD))
+    }
+}
+
+impl Parts {
+    /// From the message that asks for the worker.
+    pub(crate) fn of(spawn: &Message<Request>, fds: Fds) -> Result<Self, Failure> {
+        let protocol = |errno| Failure::new(Step::Protocol, errno);
+        if fds.are_truncated() {
+            return Err(protocol(EMFILE));
+        }
+        let (spec, standard, cgroup) = match spawn.a {
+            0 => {
+                let [spec, input, output, error] = fds.exactly().ok_or(protocol(EINVAL))?;
+                (spec, [input, output, error], None)
+            }
+            SPAWN_CGROUP => {
+                let [spec, input, output, error, cgroup] = fds.exactly().ok_or(protocol(EINVAL))?;
+                (spec, [input, output, error], Some(cgroup))
+            }
+            _ => return Err(protocol(EINVAL)),
+        };
+        Ok(Self {
+            spec,
+            standard,
+            cgroup,
+        })
+    }
 }
 
 /// The longest spec. execve(2) takes 6 MiB of arguments and environment at most.

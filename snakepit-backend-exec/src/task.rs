@@ -94,7 +94,8 @@ impl Status {
                 | Event::Welcome
                 | Event::Refused
                 | Event::Pong
-                | Event::Kept,
+                | Event::Kept
+                | Event::Born,
                 _,
             ) => return None,
         }
@@ -133,10 +134,10 @@ pub(crate) struct Held {
 }
 
 /// What came of a process that nobody has [held](Task::hold) yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Came {
-    keeper: Option<io::Result<(Pidfd, ProcessIdentity)>>,
-    worker: Option<OwnedFd>,
+    keeper: io::Result<(Pidfd, ProcessIdentity)>,
+    worker: io::Result<(Pidfd, ProcessIdentity)>,
 }
 
 /// Who a process is, as the kernel says.
@@ -156,7 +157,7 @@ pub(crate) struct Task {
     status: watch::Sender<Status>,
     asked: watch::Sender<Option<Asked>>,
     /// As they came.
-    came: Mutex<Came>,
+    came: Mutex<Option<Came>>,
     held: OnceLock<Held>,
     /// Held by whoever ends it without a guardian.
     pub(crate) recovery: tokio::sync::Mutex<()>,
@@ -190,12 +191,14 @@ impl Task {
 
     /// Takes in what the guardian says of it; `true` when that was the last word.
     pub(crate) fn on_event(&self, event: Message<Event>, fds: Vec<OwnedFd>) -> bool {
-        let fd = fds.into_iter().next();
-        match event.kind {
-            // Looked at now, while the worker is being made.
-            Event::Kept => self.came().keeper = fd.map(look_at),
-            Event::Held => self.came().worker = fd,
-            _ => {}
+        if event.kind == Event::Kept
+            && let Ok([keeper, worker]) = <[OwnedFd; 2]>::try_from(fds)
+        {
+            // Looked at now, while the worker makes its settings.
+            *self.came() = Some(Came {
+                keeper: look_at(keeper),
+                worker: look_at(worker),
+            });
         }
         let asked = *self.asked.borrow();
         let mut over = false;
@@ -211,7 +214,7 @@ impl Task {
         over
     }
 
-    fn came(&self) -> MutexGuard<'_, Came> {
+    fn came(&self) -> MutexGuard<'_, Option<Came>> {
         // Each use leaves it whole.
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,10 +232,10 @@ impl Task {
         if let Some(held) = self.held.get() {
             return Ok(held);
         }
-        let (Some(keeper), Some(worker)) = (came.keeper.take(), came.worker.take()) else {
+        let Some(Came { keeper, worker }) = came.take() else {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         };
-        let ((worker, identity), (keeper, keeper_identity)) = (look_at(worker)?, keeper?);
+        let ((worker, identity), (keeper, keeper_identity)) = (worker?, keeper?);
         let held = Held {
             worker: Arc::new(worker),
             identity,

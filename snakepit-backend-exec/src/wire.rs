@@ -11,8 +11,8 @@
 //! Hello [host pidfd]                         ->
 //!                                            <-    Welcome, or Refused and its end
 //! Spawn [spec, stdin, stdout, stderr, ...]   ->    has a keeper start the worker up to its gate
-//!                                            <-    Kept [keeper pidfd], unless there is none
-//!                                            <-    Held [worker pidfd], or SpawnFailed
+//!                                            <-    Kept [keeper pidfd, worker pidfd], unless there is none
+//!                                            <-    Held, or SpawnFailed
 //! Go                                         ->    the worker executes its program
 //!                                            <-    Started, or ExecFailed
 //!                                            <-    Exited    the worker itself has ended
@@ -28,7 +28,7 @@
 use std::ffi::CStr;
 
 /// The version of what this file describes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Bytes of a message.
 pub(crate) const LEN: usize = 40;
@@ -157,7 +157,7 @@ kinds! {
         Welcome = 1,
         /// It cannot be what was asked for, and leaves. `a`: a [`Step`]; `b`: errno.
         Refused = 2,
-        /// The worker exists and waits at its gate. Descriptor: its pidfd.
+        /// The worker is made as it was asked for, and waits at its gate.
         Held = 3,
         /// There is no worker, and nothing is left of the attempt. `a`: a [`Step`]; `b`: errno.
         SpawnFailed = 4,
@@ -175,9 +175,12 @@ kinds! {
         Ended = 8,
         /// Answers `Ping`.
         Pong = 9,
-        /// A keeper was told to start the worker. Descriptor: its pidfd, which comes so early that the host looks at the
-        /// keeper while that starts the worker.
+        /// The worker's process exists and leads its session. Descriptors: pidfds of its keeper and of itself, which come so
+        /// early that the host looks at both while the worker makes its settings.
         Kept = 10,
+        /// From the process that becomes a worker to the guardian alone: it exists and leads its session. `a`: its number in
+        /// its PID namespace. Descriptor: its pidfd.
+        Born = 11,
     }
 }
 

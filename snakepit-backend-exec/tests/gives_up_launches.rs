@@ -21,13 +21,13 @@ use snakepit_core::{
 
 at_every_level!();
 
-/// What the guardian has below it, the first process of a shared namespace and the keeper that waits for the next worker
-/// left out: another keeper has a worker, or makes one. `None` while they are not there.
+/// What the guardian has below it beside what was made ahead: a keeper that has a worker, or makes one. `None` while not all of that
+/// is there.
 fn below(launcher: &ExecLauncher) -> Option<usize> {
     let guardian = Pidfd::open(launcher.guardian_pid().expect("it lives")).expect("it lives");
     // One that ends in the midst of being looked at makes the look fail.
     let all = descendants(&guardian).ok()?.len();
-    all.checked_sub(1 + usize::from(common::level() == "shared"))
+    all.checked_sub(common::processes_made_ahead())
 }
 
 /// Polls a future so many times, waiting to be woken in between; `None` when it was not done by then.

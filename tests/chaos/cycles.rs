@@ -6,7 +6,7 @@ use snakepit::core::{
     RunId, WorkerId,
     launch::{ChannelForm, LaunchLimits, LaunchSpec},
     ledger::{Ledger as _, Row},
-    process::{ExitOutcome, Pidfd, Stat, descendants},
+    process::{ExitOutcome, Member, Pidfd, Stat, descendants},
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -14,6 +14,7 @@ use crate::{
     common::until,
     contender::contenders,
     host::Host,
+    names::{GUARDIAN, KEEPER, MADE_AHEAD, has_name},
     orders::{Command, Orders, tell},
     round::{Round, state_dir},
     settings::cycles,
@@ -94,19 +95,23 @@ fn zombies_of(pid: u32) -> usize {
     stats.filter(Stat::is_dead).count()
 }
 
-/// Whether a guardian, where there is one, has made the keeper of the next worker, and every other keeper has its worker.
-fn is_idle() -> bool {
+/// Whether a guardian, where there is one, has made ahead all that it makes ahead, and every other keeper has its worker.
+fn is_idle(host: &Host) -> bool {
     let own = Pidfd::open(std::process::id()).unwrap();
     let below = descendants(&own).unwrap();
-    let named = |name: &'static str| {
-        below.iter().filter(move |member| {
-            let path = format!("/proc/{}/comm", member.stat.pid);
-            fs::read_to_string(path).is_ok_and(|found| found.trim_end() == name)
-        })
+    let named = |name: &str| below.iter().filter(|member| has_name(member, name)).count();
+    if named(GUARDIAN) == 0 {
+        return true;
+    }
+    let has_worker = |keeper: &Member| {
+        let mut others = below.iter();
+        others.any(|member| member.stat.ppid == keeper.stat.pid && !has_name(member, MADE_AHEAD))
     };
-    let has_child = |pid| below.iter().any(|member| member.stat.ppid == pid);
-    let waiting = named("snakepit-keeper").filter(|keeper| !has_child(keeper.stat.pid));
-    named("snakepit-guard").count() == 0 || waiting.count() == 1
+    let keepers = below.iter().filter(|member| has_name(member, KEEPER));
+    let spare = keepers.filter(|keeper| !has_worker(keeper)).count();
+    // One that has a cgroup is born into it when it is asked for.
+    let made_ahead = usize::from(host.contender().level != "cgroup");
+    (spare, named(MADE_AHEAD)) == (1, made_ahead)
 }
 
 /// Resident memory of the host and what is below it, in KiB.
@@ -126,7 +131,7 @@ fn resident() -> u64 {
 pub(crate) async fn run(host: &Host, count: usize) {
     // What is made once is made here: threads, arenas, the ledger's files.
     many(host, count / 10 + 2 * AT_A_TIME).await;
-    until("nothing is being made", async || is_idle()).await;
+    until("nothing is being made", async || is_idle(host)).await;
     // The blocking pool's threads are as many as happened to be busy at once, and leave after ten seconds.
     let before = Belongings {
         threads: u32::MAX,

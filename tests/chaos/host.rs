@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    contender::registry,
+    contender::{Contender, registry},
     cycles, neighbours,
     orders::{self, Command, Orders, tell},
     steps::Steps,
@@ -40,6 +40,12 @@ pub(crate) struct Host {
     /// The pool has it open too.
     pub(crate) ledger: Arc<Registry>,
     counts: Arc<Counts>,
+}
+
+impl Host {
+    pub(crate) fn contender(&self) -> &Contender {
+        &self.orders.contender
+    }
 }
 
 /// Answered and lost calls of the callers that go on.

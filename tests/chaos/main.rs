@@ -14,6 +14,7 @@ mod contender;
 mod cycles;
 mod host;
 mod matrix;
+mod names;
 mod neighbours;
 mod orders;
 mod programs;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     contender::{Contender, Death, Phase, Promise, contenders, guarded},
+    names::{MADE_AHEAD, has_name},
     orders::{Command, Orders},
     round::{BOUND, Round, state_dir},
     settings::{Random, few_rounds, is_long, rounds},
@@ -59,8 +60,11 @@ fn a_child_of_the_guardian_that_is_killed_takes_its_worker_along_and_the_host_go
     helper_fails("keeper", few_rounds(), libc::SIGKILL, |round| {
         let guardian = round.guardian().unwrap();
         let below = descendants(&guardian).unwrap();
-        // One more may wait for the next worker.
-        let has_worker = |pid| below.iter().any(|member| member.stat.ppid == pid);
+        // One more may have made the next worker ahead.
+        let has_worker = |pid| {
+            let mut children = below.iter().filter(|member| member.stat.ppid == pid);
+            children.any(|child| !has_name(child, MADE_AHEAD))
+        };
         let child = below
             .iter()
             .find(|member| member.stat.ppid == guardian.pid() && has_worker(member.stat.pid));

@@ -7,18 +7,28 @@ use crate::{
     isolate::namespaces,
     keeper::{self, Kit},
     sys::{
-        Forked,
+        Forked, Poll,
         constants::{EINVAL, ESRCH},
     },
     wire::SPAWN_CGROUP,
 };
 
-/// A keeper that nobody has asked for yet.
+/// A keeper that nobody has asked for yet. Unless workers here are born into cgroups, it has a worker that waits to hear what
+/// it is to become.
 pub(super) struct Spare {
     pub(super) keeper: Pid,
     pidfd: OwnedFd,
     control: OwnedFd,
     gate: OwnedFd,
+    /// Whether its worker is to be born into a cgroup, and is not there yet for that reason.
+    in_cgroup: bool,
+}
+
+impl Spare {
+    /// Where it is asked for a worker: the worker that waits, or the keeper that is to start it.
+    fn asked_over(&self) -> &OwnedFd {
+        if self.in_cgroup { &self.control } else { &self.gate }
+    }
 }
 
 impl Guardian {
@@ -38,7 +48,8 @@ impl Guardian {
                     self.keepers.insert(keeper as u64, place);
                 }
                 self.watch(place);
-                self.note(place, Event::Kept, (0, 0));
+                // What a worker that was made ahead has said already.
+                self.hear_keeper(place);
             }
             Err(failure) => self.fail(message.id, has_cgroup, failure),
         }
@@ -80,19 +91,25 @@ impl Guardian {
         }
     }
 
-    /// Has a keeper start the worker: the one that was made ahead, if there is one.
+    /// Has a worker made: that of the keeper which was made ahead, if there is one that will do.
     fn start_keeper(&mut self, message: &Message<Request>, fds: &Fds) -> Result<Kept, Failure> {
         // What was lost is not to be taken for what the host sent.
         if fds.are_truncated() {
             return Err(Failure::new(Step::Protocol, EMFILE));
         }
-        let spare = match self.spare.take() {
+        let has_cgroup = message.a & SPAWN_CGROUP != 0;
+        let in_cgroup = has_cgroup || self.level == Level::Cgroup;
+        if self.have_mounts_changed() {
+            self.let_go_of_spare();
+        }
+        let spare = self.spare.take_if(|spare| spare.in_cgroup == in_cgroup);
+        let spare = match spare {
             // It may have been killed meanwhile.
-            Some(spare) if packet::pass_on(&spare.control, message, fds)? => spare,
+            Some(spare) if packet::pass_on(spare.asked_over(), message, fds)? => spare,
             _ => {
-                let fresh = self.make_keeper()?;
+                let fresh = self.make_keeper(in_cgroup)?;
                 // Where it is gone already, it has said why.
-                packet::pass_on(&fresh.control, message, fds)?;
+                packet::pass_on(fresh.asked_over(), message, fds)?;
                 fresh
             }
         };
@@ -101,24 +118,21 @@ impl Guardian {
             control: Some(spare.control),
             gate: Some(spare.gate),
             keeper_pidfd: Some(spare.pidfd),
-            cgroup: if message.a & SPAWN_CGROUP == 0 {
-                Cgroup::None
-            } else {
-                Cgroup::Made
-            },
+            cgroup: if has_cgroup { Cgroup::Made } else { Cgroup::None },
             ..Kept::default()
         })
     }
 
-    fn make_keeper(&mut self) -> Result<Spare, Failure> {
+    fn make_keeper(&mut self, in_cgroup: bool) -> Result<Spare, Failure> {
         let (control, keepers_control) = sys::socket_pair().at(Step::Plumbing)?;
-        let (workers_gate, gate) = sys::pipe().at(Step::Plumbing)?;
+        let (gate, workers_gate) = sys::socket_pair().at(Step::Plumbing)?;
         match sys::fork(namespaces(self.level), KEEPER_EXIT).at(Step::Fork)? {
             Forked::Child => keeper::run(Kit {
                 level: self.level,
                 host_grace: self.host_grace,
                 control: keepers_control,
                 gate: workers_gate,
+                in_cgroup,
                 descriptors: self.descriptors,
                 shared: self.shared.as_ref(),
                 host: &self.host_process,
@@ -132,6 +146,7 @@ impl Guardian {
                     pidfd,
                     control,
                     gate,
+                    in_cgroup,
                 })
             }
         }
@@ -146,7 +161,23 @@ impl Guardian {
         self.wants_spare = false;
         if self.spare.is_none() {
             // What went wrong is told to whoever asks for a worker, if it still does then.
-            self.spare = self.make_keeper().ok();
+            self.spare = self.make_keeper(self.level == Level::Cgroup).ok();
+        }
+    }
+
+    /// Whether something was mounted or unmounted since this was asked last.
+    fn have_mounts_changed(&self) -> bool {
+        let mut polls = [Poll::changed(self.mounts.as_ref().map(AsFd::as_fd))];
+        sys::poll(&mut polls, Some(0));
+        polls[0].is_ready()
+    }
+
+    /// Ends the keeper that was made ahead, when mounts have changed: a worker is to see what is mounted by now, and nobody who
+    /// waits is to keep a file system busy. Another one is made after the next start.
+    pub(super) fn let_go_of_spare(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            // A child of ours that was not reaped, so that the number is its own. Its namespace goes with it.
+            let _ = sys::kill(spare.keeper, SIGKILL);
         }
     }
 

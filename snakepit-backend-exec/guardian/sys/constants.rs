@@ -47,9 +47,11 @@ pub(super) const MSG_NOSIGNAL: i32 = 0x4000;
 pub(super) const MSG_CMSG_CLOEXEC: i32 = 0x4000_0000;
 
 pub(super) const POLLIN: i16 = 0x1;
+pub(super) const POLLPRI: i16 = 0x2;
 pub(super) const POLLHUP: i16 = 0x10;
 pub(super) const POLLRDHUP: i16 = 0x2000;
 pub(crate) const EPOLLIN: u32 = 0x1;
+pub(crate) const EPOLLPRI: u32 = 0x2;
 pub(crate) const EPOLLOUT: u32 = 0x4;
 pub(crate) const EPOLLRDHUP: u32 = 0x2000;
 pub(crate) const EPOLL_CTL_ADD: i32 = 1;

@@ -473,8 +473,9 @@ async fn started(
         fake.welcome();
         let (spawn, _) = fake.hear_answering_pings().unwrap();
         let held = Message::new(Event::Held, spawn.id);
-        fake.say(Message::new(Event::Kept, spawn.id), &[keeper.1.as_fd()]);
-        fake.say(held, &[worker.1.as_fd()]);
+        let kept = Message::new(Event::Kept, spawn.id);
+        fake.say(kept, &[keeper.1.as_fd(), worker.1.as_fd()]);
+        fake.say(held, &[]);
         let (go, _) = fake.hear_answering_pings().unwrap();
         assert_eq!((go.kind, go.id), (Request::Go, spawn.id));
         fake.say(Message::new(Event::Started, spawn.id), &[]);

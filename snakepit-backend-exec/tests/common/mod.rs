@@ -66,6 +66,16 @@ pub fn is_run_for_a_level() -> bool {
     std::env::var(LEVEL).is_ok()
 }
 
+/// How many processes of a guardian belong to nobody yet: the keeper that was made ahead, the process that becomes the next
+/// worker if that is not to be born into a cgroup, and the first process of a shared namespace.
+pub fn processes_made_ahead() -> usize {
+    match level().as_str() {
+        "cgroup" => 1,
+        "shared" => 3,
+        _ => 2,
+    }
+}
+
 pub fn level_has_namespace() -> bool {
     matches!(level().as_str(), "namespace" | "shared")
 }

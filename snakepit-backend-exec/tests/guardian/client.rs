@@ -50,7 +50,7 @@ pub(crate) struct Guardian {
     pub(crate) level: Level,
     pub(crate) yard: Yard,
     user: Option<u32>,
-    keepers: RefCell<HashMap<u64, OwnedFd>>,
+    kept: RefCell<HashMap<u64, Vec<OwnedFd>>>,
 }
 
 /// What came from the guardian.
@@ -114,7 +114,7 @@ impl Guardian {
             level,
             yard,
             user,
-            keepers: RefCell::default(),
+            kept: RefCell::default(),
         })
     }
 
@@ -127,7 +127,7 @@ impl Guardian {
             level,
             yard,
             user: None,
-            keepers: RefCell::default(),
+            kept: RefCell::default(),
         }
     }
 
@@ -159,19 +159,18 @@ impl Guardian {
         loop {
             let mut told = receive(&self.socket, patience)?;
             let id = told.message.id;
-            let mut keepers = self.keepers.borrow_mut();
+            let mut kept = self.kept.borrow_mut();
             match told.message.kind {
-                // Kept for what comes next about this worker.
+                // For what comes next about this worker.
                 Event::Kept => {
-                    let [keeper] = told.fds.try_into().unwrap();
-                    keepers.insert(id, keeper);
+                    kept.insert(id, told.fds);
                 }
                 Event::Held => {
-                    told.fds.push(keepers.remove(&id).expect("it is told before"));
+                    told.fds = kept.remove(&id).expect("it is told before");
                     return Some(told);
                 }
                 Event::SpawnFailed => {
-                    keepers.remove(&id);
+                    kept.remove(&id);
                     return Some(told);
                 }
                 _ => return Some(told),
@@ -207,7 +206,7 @@ impl Guardian {
     pub(crate) fn held(&self, id: u64, spec: &Spec) -> (OwnedFd, OwnedFd) {
         self.spawn(id, spec);
         let fds = self.expect(Event::Held, id).fds;
-        let [worker, keeper] = fds.try_into().unwrap();
+        let [keeper, worker] = fds.try_into().unwrap();
         (worker, keeper)
     }
 
@@ -227,7 +226,7 @@ impl Guardian {
         let fds = self.expect(Event::Held, id).fds;
         self.go(id);
         self.expect(Event::Started, id);
-        let [worker, keeper] = fds.try_into().unwrap();
+        let [keeper, worker] = fds.try_into().unwrap();
         let line = read_line(&reading);
         Scripted {
             worker,

@@ -1,13 +1,17 @@
 //! The keeper that is made ahead of the next worker.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 use snakepit_core::process::Pidfd;
 
 use crate::{
-    client::{Guardian, LEVELS, PATIENCE, assert_ends, shell},
-    wire::Level,
+    client::{Guardian, LEVELS, PATIENCE, assert_ends, pair, program, shell},
+    wire::{Event, Level},
+    yard::Yard,
 };
 
 /// The keeper that has no worker yet, once there is one beside those that are known.
@@ -79,41 +83,90 @@ fn a_keeper_that_waits_goes_with_the_guardian() {
     }
 }
 
-/// A file system that is mounted until this is dropped.
-struct Mounted(tempfile::TempDir);
+/// A file system that is mounted where the guardian is.
+struct Mounted {
+    directory: tempfile::TempDir,
+    guardian: u32,
+}
 
 impl Mounted {
-    fn new() -> Option<Self> {
+    /// `None`, and loudly, where nothing can be mounted.
+    fn new(guardian: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "none"]).arg(directory.path()).output();
-        mounted
-            .is_ok_and(|output| output.status.success())
-            .then(|| Self(directory))
+        let mounted = Self { directory, guardian };
+        if !mounted.in_its_mounts("mount", &["-t", "tmpfs", "none"]) {
+            eprintln!("SKIPPED: nothing can be mounted here");
+            return None;
+        }
+        Some(mounted)
+    }
+
+    fn path(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
+    /// Runs a program there that is told of the directory; whether it succeeds.
+    fn in_its_mounts(&self, program: &str, args: &[&str]) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args(["-m", "-t", &self.guardian.to_string(), program]);
+        let output = command.args(args).arg(self.path()).output();
+        output.is_ok_and(|output| output.status.success())
     }
 }
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // The directory of the test goes when nothing is mounted there.
-        let _ = Command::new("umount").arg(self.0.path()).status();
+/// A guardian with mounts of its own, so that those of other tests are none of its business.
+fn guardian_with_mounts() -> Option<Guardian> {
+    let (socket, theirs) = pair();
+    let yard = Yard::new();
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", program()])
+        .stdin(theirs)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    yard.mark(&mut command);
+    let guardian = Guardian::from_parts(command.spawn().unwrap(), socket, Level::Namespace, yard);
+    drop(command);
+    guardian.hello(0, getpid());
+    match guardian.try_hear(PATIENCE).map(|told| told.message.kind) {
+        Some(Event::Welcome) => Some(guardian),
+        other => {
+            eprintln!("SKIPPED: no guardian with mounts of its own: {other:?}");
+            None
+        }
     }
 }
 
 #[test]
-fn what_is_mounted_while_a_keeper_waits_is_there_for_its_worker() {
-    // Only there has a worker mounts of its own.
-    let Some(guardian) = Guardian::welcomed(Level::Namespace) else {
+fn what_is_mounted_while_a_worker_waits_to_be_asked_for_is_there_for_it() {
+    let Some(guardian) = guardian_with_mounts() else {
         return;
     };
     spare(&guardian, &[]);
-    let Some(mounted) = Mounted::new() else {
-        eprintln!("SKIPPED: nothing can be mounted here");
+    let Some(mounted) = Mounted::new(guardian.process.id()) else {
         return;
     };
-    std::fs::write(mounted.0.path().join("file"), "").unwrap();
-    let script = guardian.script(1, &format!("ls {}", mounted.0.path().display()));
-    assert_eq!(script.line, "file");
+    let script = guardian.script(1, &format!("grep -c ' {} ' /proc/self/mountinfo", mounted.path()));
+    assert_eq!(script.line, "1");
     guardian.ended(1);
+    guardian.leave();
+}
+
+#[test]
+fn who_waits_to_be_asked_for_keeps_no_file_system_busy() {
+    let Some(guardian) = guardian_with_mounts() else {
+        return;
+    };
+    let Some(mounted) = Mounted::new(guardian.process.id()) else {
+        return;
+    };
+    // Its mounts are those of now.
+    guardian.running(1, &shell("exit 0"));
+    guardian.ended(1);
+    let waits = spare(&guardian, &[]);
+    let pidfd = pidfd_open(Pid::from_raw(waits.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    assert!(mounted.in_its_mounts("umount", &[]));
+    assert_ends(pidfd);
+    guardian.assert_well();
     guardian.leave();
 }
