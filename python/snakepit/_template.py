@@ -38,7 +38,7 @@ _OWN_MODULES = ("_runtime", "_logs", "_resolve", "_errors", "_values", "_context
 # gave it back.
 _KEPT: list[object] = []
 
-_VERSION = b"2"
+_VERSION = b"3"
 _LENGTH = Struct("=I")
 _REPLY = Struct("=BxHiQ")
 _LONGEST_TEXT = 16_000

@@ -36,8 +36,8 @@ use crate::{
     sys,
 };
 
-/// Standard input, output, error and the gate.
-const MOST_DESCRIPTORS: usize = 4;
+/// Standard input, output, error, the gate and the cgroup.
+const MOST_DESCRIPTORS: usize = 5;
 /// The replies that a process is there, and waits at its gate; that there is none; and that it has ended.
 const HELD: u8 = 3;
 const REFUSED: u8 = 4;
@@ -143,6 +143,11 @@ impl Fork {
         })
     }
 
+    /// The file through which a process enters the cgroup that it is to be in; after the gate, where there is one.
+    fn cgroup(&self) -> Option<&OwnedFd> {
+        self.descriptors.get(3 + usize::from(!self.program.is_empty()))
+    }
+
     fn variables(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.environment.iter().filter_map(|variable| {
             let variable = &self.body[variable.clone()];
@@ -187,7 +192,8 @@ impl Fork {
     /// The descriptor of the gate, where there is a program.
     #[getter]
     fn gate(&self) -> Option<i32> {
-        self.descriptors.get(3).map(|gate| gate.as_raw_fd())
+        let gate = self.descriptors.get(3).filter(|_| !self.program.is_empty());
+        gate.map(|gate| gate.as_raw_fd())
     }
 }
 
@@ -287,6 +293,10 @@ impl Forks {
 
     fn held(&self, fork: &Fork, nested: bool) -> Result<(), (&'static str, io::Error)> {
         let step = |name| move |error: Errno| (name, error.into());
+        if let Some(cgroup) = fork.cgroup() {
+            // 0 is whoever writes.
+            rustix::io::write(cgroup, b"0").map_err(step("enter its cgroup"))?;
+        }
         setpgid(None, None).map_err(step("make a process group"))?;
         for (number, descriptor) in (0..3).zip(&fork.descriptors) {
             sys::put(descriptor.as_fd(), number).map_err(|error| ("set up its descriptors", error))?;

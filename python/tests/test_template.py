@@ -27,7 +27,7 @@ class Template:
         self,
         modules: tuple[str, ...] = (),
         safe: tuple[str, ...] = (),
-        version: str = "2",
+        version: str = "3",
         nested: bool = False,
         host: int | None = None,
     ) -> None:

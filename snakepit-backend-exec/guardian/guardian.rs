@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::{
+    cgroup,
     ending::{Act, Ending},
     failure::{At, Failure, errno},
     hello::Hello,
@@ -725,7 +726,7 @@ impl Guardian {
         let name = Text::format(format_args!("{id}"));
         let busy = match (&self.run_cgroup, name) {
             (Some(run), Some(name)) => {
-                sys::remove_dir(run, name.as_c_str()).is_err_and(|error| errno(&error) == EBUSY)
+                cgroup::remove(run, name.as_c_str()).is_err_and(|error| errno(&error) == EBUSY)
             }
             _ => false,
         };

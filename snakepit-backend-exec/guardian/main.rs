@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+mod cgroup;
 mod close;
 mod ending;
 mod failure;

@@ -66,7 +66,7 @@ pub(crate) fn children(pid: Pid, threads: u32, visit: &mut dyn FnMut(Pid)) {
     };
     let mut buffer = [0; 1024];
     while let Ok(len @ 1..) = sys::entries(&dir, &mut buffer) {
-        names(&buffer[..len], &mut |name| {
+        entries(&buffer[..len], &mut |_, name| {
             if let Some(thread) = str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
                 children_of_thread(pid, thread, visit);
             }
@@ -123,10 +123,11 @@ impl Numbers {
     }
 }
 
-/// Visits the names in what getdents64(2) wrote.
-fn names(mut entries: &[u8], visit: &mut dyn FnMut(&[u8])) {
+/// Visits what getdents64(2) wrote: types of files, and names.
+pub(crate) fn entries(mut entries: &[u8], visit: &mut dyn FnMut(u8, &[u8])) {
     /// Inode and offset, eight bytes each, then the length of the entry and a byte for the type.
     const LEN: usize = 16;
+    const TYPE: usize = 18;
     const NAME: usize = 19;
     while let Some(bytes) = entries.get(LEN..LEN + 2) {
         let len = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
@@ -134,7 +135,10 @@ fn names(mut entries: &[u8], visit: &mut dyn FnMut(&[u8])) {
             return;
         };
         let name = &entry[NAME..];
-        visit(name.split(|byte| *byte == 0).next().unwrap_or_default());
+        visit(
+            entry[TYPE],
+            name.split(|byte| *byte == 0).next().unwrap_or_default(),
+        );
         entries = &entries[len..];
     }
 }
@@ -235,7 +239,10 @@ mod tests {
             (0, vec![]),
         ] {
             let mut found = Vec::new();
-            names(&list[..len], &mut |name| found.push(name.to_vec()));
+            entries(&list[..len], &mut |kind, name| {
+                assert_eq!(kind, 4);
+                found.push(name.to_vec());
+            });
             assert_eq!(found, expected, "{len} bytes");
         }
     }

@@ -22,8 +22,9 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     ZygoteSettings,
     error::{NAME, TemplateError, launch_error},
+    leaf::Leaf,
     nest::Nest,
-    process::{ForkedProcess, Gate},
+    process::{ForkedProcess, Gate, Kept},
     template::{self, Forked, Means, Template},
     wire::Fork,
 };
@@ -263,6 +264,11 @@ impl Launcher for ZygoteLauncher {
                 Some(Gate::new(spec.program.clone(), socket))
             }
         };
+        let leaf = Leaf::new(&template.containment()).map_err(os("create a cgroup for it"))?;
+        let leaf = leaf.map(|(leaf, entrance)| {
+            fds.push(entrance);
+            Arc::new(leaf)
+        });
         let fork = Fork {
             cwd: spec.cwd.as_deref(),
             program: program.as_deref(),
@@ -277,7 +283,12 @@ impl Launcher for ZygoteLauncher {
             .map(Nest::new)
             .transpose()
             .map_err(os("look at the first process of its namespace"))?;
-        Ok(Arc::new(ForkedProcess::new(process, nest, gate, template)))
+        Ok(Arc::new(ForkedProcess::new(
+            process,
+            Kept { nest, leaf },
+            gate,
+            template,
+        )))
     }
 }
 

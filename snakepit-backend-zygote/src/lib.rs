@@ -28,7 +28,7 @@
 //!   [each has a PID namespace](ZygoteSettings::with_nested_namespaces). Memory limits of a cgroup would be for all of them
 //!   together, and are refused; other limits are the template's ([`ZygoteSettings::with_limits`]).
 //! - What a worker started and orphaned is found by its environment, as with the launcher of the port backend; with a
-//!   namespace the kernel ends it.
+//!   namespace the kernel ends it, and so it does where the template has a cgroup: each worker has one below it then.
 //! - A module that opens connections, files or devices when it is imported shares them among all workers: open them in an
 //!   `on_start` hook. CUDA cannot be used in a fork of a process that has used it.
 //! - Random generators that a module makes at import are the same in all workers, but `random` and NumPy's global one.
@@ -54,6 +54,7 @@
 
 mod error;
 mod launcher;
+mod leaf;
 mod nest;
 mod process;
 mod settings;

@@ -15,7 +15,7 @@ use snakepit_core::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::{nest::Nest, template::Template};
+use crate::{leaf::Leaf, nest::Nest, template::Template};
 
 /// The gate of a process that is to execute a program.
 #[derive(Debug)]
@@ -86,19 +86,47 @@ pub(crate) struct ForkedProcess {
     gate: Option<Gate>,
 }
 
+/// What keeps a process and all that it starts, besides what keeps its template.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) nest: Option<Nest>,
+    pub(crate) leaf: Option<Arc<Leaf>>,
+}
+
+impl Kept {
+    fn within(&self, template: Containment) -> Containment {
+        let containment = match &self.leaf {
+            Some(leaf) => leaf.within(template),
+            None => template,
+        };
+        match &self.nest {
+            Some(nest) => nest.within(containment),
+            None => containment,
+        }
+    }
+}
+
 /// What an end takes, which goes on when nobody waits for it.
 #[derive(Debug)]
 struct Held {
     process: ChildProcess,
-    nest: Option<Nest>,
+    kept: Kept,
     template: Mutex<Option<Arc<Template>>>,
 }
 
 impl Held {
     async fn end(&self, grace: Duration) -> EndReport {
         let report = self.process.end(grace).await;
-        let report = match &self.nest {
+        let report = match &self.kept.nest {
             Some(nest) => nest.end(report).await,
+            None => report,
+        };
+        let report = match &self.kept.leaf {
+            Some(leaf) => {
+                let (leaf, reported) = (Arc::clone(leaf), report.clone());
+                let ended = tokio::task::spawn_blocking(move || leaf.end(reported)).await;
+                ended.unwrap_or(report)
+            }
             None => report,
         };
         // What is left, if anything is, is found by its environment; the template is not needed for it.
@@ -115,19 +143,15 @@ impl Held {
 impl ForkedProcess {
     pub(crate) fn new(
         process: ChildProcess,
-        nest: Option<Nest>,
+        kept: Kept,
         gate: Option<Gate>,
         template: Arc<Template>,
     ) -> Self {
-        let containment = template.containment();
         Self {
-            containment: match &nest {
-                Some(nest) => nest.within(containment),
-                None => containment,
-            },
+            containment: kept.within(template.containment()),
             held: Arc::new(Held {
                 process,
-                nest,
+                kept,
                 template: Mutex::new(Some(template)),
             }),
             gate,

@@ -9,7 +9,7 @@
 //! | message | fields | descriptors |
 //! |---|---|---|
 //! | begin, on the lifeline | version, `shared` or `nested`, list of names of threads that do no harm, list of directories for `sys.path`, list of modules to import | the socket for the others; a pidfd of the host |
-//! | fork | id, directory or nothing, program or nothing, list of arguments, list of `NAME=VALUE` | standard input, output and error; the gate, if there is a program |
+//! | fork | id, directory or nothing, program or nothing, list of arguments, list of `NAME=VALUE` | standard input, output and error; the gate, if there is a program; `cgroup.procs` of the cgroup that it is to be in, if there is one |
 //!
 //! A fork without a program is a worker of our runtime, whose gate is the preamble on its channel. With one, it is held until
 //! a byte comes over the gate, and executes the program then; a number that comes back is the errno of execve(2).
@@ -37,11 +37,11 @@ use rustix::{
 };
 
 /// Of host and worker package; they come from one build.
-const VERSION: &[u8] = b"2";
+const VERSION: &[u8] = b"3";
 /// A reply without its text.
 const REPLY: usize = 16;
-/// Standard input, output, error and the gate.
-const MAX_FDS: usize = 4;
+/// Standard input, output, error, the gate and the cgroup.
+const MAX_FDS: usize = 5;
 
 /// A message of the host, being written.
 #[derive(Debug, Default)]

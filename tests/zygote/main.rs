@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cgroups;
 mod nested;
 mod support;
 mod templates;

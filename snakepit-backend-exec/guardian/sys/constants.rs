@@ -46,6 +46,8 @@ pub(super) const MSG_DONTWAIT: i32 = 0x40;
 pub(super) const MSG_NOSIGNAL: i32 = 0x4000;
 pub(super) const MSG_CMSG_CLOEXEC: i32 = 0x4000_0000;
 
+/// The type of a directory in what getdents64(2) writes.
+pub(crate) const DT_DIR: u8 = 4;
 pub(super) const POLLIN: i16 = 0x1;
 pub(super) const POLLPRI: i16 = 0x2;
 pub(super) const POLLHUP: i16 = 0x10;

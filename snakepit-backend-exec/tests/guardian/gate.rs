@@ -36,6 +36,23 @@ fn a_worker_that_ends_by_itself_is_told_with_its_exact_status() {
 }
 
 #[test]
+fn cgroups_that_were_made_in_that_of_a_worker_go_with_it() {
+    let Some(guardian) = Guardian::welcomed(crate::wire::Level::Cgroup) else {
+        return;
+    };
+    guardian.running(1, &shell("exec sleep 1000"));
+    let leaf = guardian.yard.leaf(1).unwrap();
+    for name in ["one", "another"] {
+        leaf.child(name).create().unwrap();
+    }
+    guardian.stop(1, 0);
+    guardian.ended(1);
+    guardian.assert_well();
+    assert!(!guardian.yard.has_leaf(1));
+    guardian.leave();
+}
+
+#[test]
 fn a_worker_that_is_never_let_go_is_ended_at_its_gate() {
     for level in LEVELS {
         let Some(guardian) = Guardian::welcomed(level) else {

@@ -78,10 +78,13 @@ impl Yard {
         File::open(leaf.path()).unwrap()
     }
 
+    /// The cgroup of a worker, at the level that has one.
+    pub(crate) fn leaf(&self, id: u64) -> Option<Cgroup> {
+        self.cgroup.as_ref().map(|cgroup| cgroup.child(&id.to_string()))
+    }
+
     pub(crate) fn has_leaf(&self, id: u64) -> bool {
-        self.cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.child(&id.to_string()).exists())
+        self.leaf(id).is_some_and(|leaf| leaf.exists())
     }
 
     /// Marks what a command starts.
