@@ -20,6 +20,9 @@ const REAP: Duration = Duration::from_millis(10);
 /// How long an experiment may take to get into place.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The name of the process that becomes the next worker of a guardian.
+pub(crate) const MADE_AHEAD: &str = "snakepit-worker";
+
 /// Processes, each held by a pidfd that was taken while it lived.
 #[derive(Debug)]
 pub(crate) struct Crowd(Vec<One>);
@@ -113,6 +116,11 @@ impl Crowd {
     /// How many have this name.
     pub(crate) fn named(&self, name: &str) -> usize {
         self.0.iter().filter(|one| one.name == name).count()
+    }
+
+    /// The one that has this name.
+    pub(crate) fn one_named(&self, name: &str) -> Option<&One> {
+        self.0.iter().find(|one| one.name == name)
     }
 
     /// Whether the five that are hard to end are there, the stopped one stopped.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     Result,
-    crowd::{Crowd, One},
+    crowd::{Crowd, MADE_AHEAD, One},
     host::Plan,
     options::Options,
     record::Record,
@@ -101,14 +101,18 @@ impl Victim {
                 {
                     stop(one)?;
                 }
-                // The one made ahead has no worker yet, and is killed by nobody here.
+                // What was made ahead is no worker yet, and is killed by nobody here.
+                let below = |keeper: &One| crowd.children_of(keeper.pidfd.pid());
                 let (keepers, ahead): (Vec<_>, Vec<_>) = crowd
                     .children_of(guardian)
                     .into_iter()
-                    .partition(|keeper| !crowd.children_of(keeper.pidfd.pid()).is_empty());
+                    .partition(|keeper| below(keeper).iter().any(|one| one.name != MADE_AHEAD));
                 let began = kill_each(&keepers)?;
                 let mut stay = vec![role.pid(), guardian];
-                stay.extend(ahead.iter().map(|keeper| keeper.pidfd.pid()));
+                for keeper in &ahead {
+                    stay.push(keeper.pidfd.pid());
+                    stay.extend(below(keeper).iter().map(|one| one.pidfd.pid()));
+                }
                 let crowd = crowd.only(|one| !stay.contains(&one.pidfd.pid()));
                 (began, crowd)
             }

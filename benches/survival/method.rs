@@ -21,8 +21,9 @@ the guardian and the host. Rounds are interleaved, each in another order; ratios
   runtime, both as a pool does it; *launched* is the reply of `Launcher::launch`, at which an exec worker is held at its gate,
   *executed* is after the gate was opened as well. *idle* is a program that does nothing from its first instruction on, so that the
   launch is all that takes time; the promises are about it. *sleep* loads its libraries first, and keeps a core busy that the thread
-  with the port backend's reply is then seen to wait for, on two cores in up to half of the launches.
-- **Size**: of the guardian of 10 workers and of one keeper, from smaps_rollup; most of what is resident is the shared program.
+  with the port backend's reply is then seen to wait for, on two cores in up to half of the launches. A guardian makes the process of the next
+  worker ahead, before the last one has ended here, as between two starts of a pool; of many starts at a time only the first finds one.
+- **Size**: of the guardian of 10 workers, of one keeper, and of the process that becomes the next worker, from smaps_rollup; most of what is resident is the shared program.
 - **Cleanup**: the host of 100 foreign programs, each with a grandchild in a session of its own, that do not notice
   its death is killed; from the start of the command to its end.
 

@@ -3,7 +3,13 @@
 use std::fs;
 
 use crate::{
-    Result, crowd::Crowd, host::Plan, proc::rollup_kib, record::Record, role::Role, systems::System,
+    Result,
+    crowd::{Crowd, MADE_AHEAD},
+    host::Plan,
+    proc::rollup_kib,
+    record::Record,
+    role::Role,
+    systems::System,
     work::Work,
 };
 
@@ -11,7 +17,7 @@ use crate::{
 pub(crate) const BINARY: &str = "size/binary_kib";
 
 /// The processes that are weighed.
-pub(crate) const WHO: [&str; 2] = ["guardian", "keeper"];
+pub(crate) const WHO: [&str; 3] = ["guardian", "keeper", "next worker, made ahead"];
 
 /// Fields of smaps_rollup, proc(5), that say something of a small process.
 pub(crate) const FIELDS: [&str; 3] = ["Rss", "Pss", "Private"];
@@ -29,7 +35,9 @@ pub(crate) fn measure(available: &[System], record: &mut Record) -> Result<()> {
     eprintln!("size: once");
     let mut host = Role::host(&Plan::new(system, Work::Obedient, 10))?;
     host.ready()?;
-    let crowd = Crowd::gather("the host", |crowd| crowd.named("sleep") == 10)?;
+    let crowd = Crowd::gather("the host", |crowd| {
+        crowd.named("sleep") == 10 && crowd.named(MADE_AHEAD) == 1
+    })?;
     let [guardian] = &crowd.children_of(host.pid())[..] else {
         return Err("a host of the exec backend has one child, its guardian".into());
     };
@@ -40,7 +48,12 @@ pub(crate) fn measure(available: &[System], record: &mut Record) -> Result<()> {
     );
     let keepers = crowd.children_of(guardian);
     let keeper = keepers.first().ok_or("a worker has a keeper")?.pidfd.pid();
-    for (who, pid) in WHO.into_iter().zip([guardian, keeper]) {
+    let ahead = crowd
+        .one_named(MADE_AHEAD)
+        .ok_or("one is made ahead")?
+        .pidfd
+        .pid();
+    for (who, pid) in WHO.into_iter().zip([guardian, keeper, ahead]) {
         for field in ["Rss", "Pss"] {
             record.push(key(who, field), rollup_kib(pid, field)?);
         }
