@@ -22,7 +22,11 @@ use crate::{
 pub(crate) fn remove(run: &OwnedFd, name: &CStr) -> io::Result<()> {
     match sys::remove_dir(run, name) {
         Err(error) if errno(&error) == EBUSY => {
-            remove_below(&sys::open(Some(run.as_fd()), name, 0)?);
+            // Without a descriptor left it stays busy, and is looked at again.
+            let Ok(directory) = sys::open(Some(run.as_fd()), name, 0) else {
+                return Err(error);
+            };
+            remove_below(&directory);
             sys::remove_dir(run, name)
         }
         removed => removed,

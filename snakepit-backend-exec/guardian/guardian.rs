@@ -96,6 +96,10 @@ pub(crate) struct Guardian {
     /// Whether one is to be made: after a start has come to its end, so that no gate waits to be opened meanwhile. Not after
     /// one has ended unused, as the next might do so as well.
     wants_spare: bool,
+    /// When one is to be made after mounts have changed.
+    make_spare_at: Option<u64>,
+    /// Whether the last worker that was asked for was to be born into a cgroup. The next is taken to be like it.
+    in_cgroup: bool,
     /// The earliest time that a ward needs to be looked after.
     look_after: Option<u64>,
     /// The end of what dead keepers left.
@@ -155,6 +159,8 @@ impl Guardian {
             mounts,
             spare: None,
             wants_spare: true,
+            make_spare_at: None,
+            in_cgroup: hello.level == Level::Cgroup,
             look_after: None,
             strays: Ending::default(),
             sweep,
@@ -178,8 +184,13 @@ impl Guardian {
             if self.host_is_gone && self.wards.is_empty() && self.strays.next().is_none() {
                 return self.leave();
             }
-            self.make_spare();
-            let next = [self.look_after, self.strays.next(), self.send_again];
+            self.make_spare(now);
+            let next = [
+                self.look_after,
+                self.strays.next(),
+                self.send_again,
+                self.make_spare_at,
+            ];
             let timeout = next
                 .into_iter()
                 .flatten()
@@ -189,7 +200,7 @@ impl Guardian {
             let ready = &ready[..count];
             // First, as a request may ask for the keeper that was made before.
             if ready.iter().any(|event| event.token() == MOUNTS) {
-                self.let_go_of_spare();
+                self.mounts_have_changed(sys::now());
             }
             for event in ready {
                 match event.token() {
@@ -648,7 +659,9 @@ impl Guardian {
                 && !kept.exited
             {
                 (kept.worker, kept.exited) = (None, true);
-                self.note(place, Event::Exited, (status.into(), 0));
+                if kept.held {
+                    self.note(place, Event::Exited, (status.into(), 0));
+                }
             }
         }
     }

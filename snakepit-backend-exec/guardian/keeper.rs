@@ -20,7 +20,7 @@ use crate::{
         self, Forked, Limit, Pid, Poll, Reaped,
         constants::{
             EINVAL, F_SETFL, O_NONBLOCK, O_WRONLY, PIDFD_SIGNAL_PROCESS_GROUP, PR_SET_CHILD_SUBREAPER,
-            PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL,
+            PR_SET_PDEATHSIG, SIGCHLD, SIGCONT, SIGKILL, SIGTERM, WALL, WUNTRACED,
         },
     },
     wire::{Event, Level, Message, Request, Step, Target},
@@ -280,7 +280,14 @@ impl Keeper<'_> {
     /// Reaps what has ended; whether there are no children left.
     fn reap_all(&mut self) -> bool {
         loop {
-            match sys::reap(WALL) {
+            // A worker that waits, and could be stopped by another one, would keep whoever asks for it waiting.
+            let stopped = if self.stage == Stage::Starting {
+                WUNTRACED
+            } else {
+                0
+            };
+            match sys::reap(WALL | stopped) {
+                Reaped::Stopped(pid) => drop(sys::kill(pid, SIGCONT)),
                 Reaped::Child(pid, status) if pid == self.started.worker && !self.worker_is_gone => {
                     self.worker_is_gone = true;
                     // What it reported comes before its end.
@@ -294,7 +301,7 @@ impl Keeper<'_> {
                         }
                     }
                 }
-                Reaped::Child(..) | Reaped::Stopped(_) => {}
+                Reaped::Child(..) => {}
                 Reaped::Nobody => return false,
                 Reaped::NoChildren => return true,
             }

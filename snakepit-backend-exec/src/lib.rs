@@ -1,8 +1,8 @@
 //! Workers below a guardian process, in the style of erlexec.
 //!
 //! [`ExecLauncher`] starts programs through a *guardian*: a small single-threaded process that the crate carries inside
-//! itself and starts with the first launch. The guardian forks a *keeper* for each worker, one ahead; the keeper starts the
-//! worker, which waits at its gate, and exits when, and only when, nothing is left of the worker's tree. Starting a worker costs
+//! itself and starts with the first launch. The guardian forks a *keeper* for each worker, and the keeper the
+//! worker, both one ahead; the worker waits at its gate, and the keeper exits when, and only when, nothing is left of the worker's tree. Starting a worker costs
 //! the same however large the host is. [`exec::Exec`] is the other face of the same engine: programs as such, without a pool.
 //!
 //! # What it promises

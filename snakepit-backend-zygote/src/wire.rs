@@ -258,7 +258,7 @@ mod tests {
         let begin = begin(true, &[], &["/a", "/b"], &["numpy".to_owned()]).unwrap();
         let (length, body) = begin.split_first_chunk().unwrap();
         assert_eq!(u32::from_ne_bytes(*length) as usize, body.len());
-        assert_eq!(body, b"2\0nested\x000\x002\0/a\0/b\x001\0numpy");
+        assert_eq!(body, b"3\0nested\x000\x002\0/a\0/b\x001\0numpy");
 
         let fork = Fork {
             cwd: None,

@@ -13,7 +13,7 @@ use crate::{
     wire::SPAWN_CGROUP,
 };
 
-/// A keeper that nobody has asked for yet. Unless workers here are born into cgroups, it has a worker that waits to hear what
+/// A keeper that nobody has asked for yet. Unless the last worker was born into a cgroup, it has a worker that waits to hear what
 /// it is to become.
 pub(super) struct Spare {
     pub(super) keeper: Pid,
@@ -29,7 +29,17 @@ impl Spare {
     fn asked_over(&self) -> &OwnedFd {
         if self.in_cgroup { &self.control } else { &self.gate }
     }
+
+    /// Ends it, and the worker that waits with it.
+    fn end(self) {
+        // A child of ours that was not reaped, so that the number is its own. Whoever is not in its namespace sees its death, or
+        // the end of the gate.
+        let _ = sys::kill(self.keeper, SIGKILL);
+    }
 }
+
+/// How long nothing is mounted or unmounted before a keeper is made ahead again.
+const MOUNTS_REST_MS: u64 = 100;
 
 impl Guardian {
     /// Starts a worker up to its gate. An id that is in use is ignored: an answer would be taken to be about the other.
@@ -98,21 +108,26 @@ impl Guardian {
             return Err(Failure::new(Step::Protocol, EMFILE));
         }
         let has_cgroup = message.a & SPAWN_CGROUP != 0;
-        let in_cgroup = has_cgroup || self.level == Level::Cgroup;
-        if self.have_mounts_changed() {
-            self.let_go_of_spare();
-        }
-        let spare = self.spare.take_if(|spare| spare.in_cgroup == in_cgroup);
-        let spare = match spare {
-            // It may have been killed meanwhile.
-            Some(spare) if packet::pass_on(spare.asked_over(), message, fds)? => spare,
-            _ => {
-                let fresh = self.make_keeper(in_cgroup)?;
-                // Where it is gone already, it has said why.
-                packet::pass_on(fresh.asked_over(), message, fds)?;
-                fresh
+        self.in_cgroup = has_cgroup || self.level == Level::Cgroup;
+        let mut made_ahead = self.take_spare();
+        let spare = loop {
+            let (spare, is_fresh) = match made_ahead.take() {
+                Some(spare) => (spare, false),
+                None => (self.make_keeper()?, true),
+            };
+            match packet::pass_on(spare.asked_over(), message, fds) {
+                // Where a fresh one is gone already, it has said why.
+                Ok(is_heard) if is_heard || is_fresh => break spare,
+                // Its worker was killed meanwhile.
+                Ok(_) => spare.end(),
+                Err(failure) => {
+                    spare.end();
+                    return Err(failure);
+                }
             }
         };
+        // Not before: what one that waits says is not to continue a guardian that was stopped to see what happens.
+        wake_by(&spare.control, self.own);
         Ok(Kept {
             keeper: Some(spare.keeper),
             control: Some(spare.control),
@@ -123,7 +138,24 @@ impl Guardian {
         })
     }
 
-    fn make_keeper(&mut self, in_cgroup: bool) -> Result<Spare, Failure> {
+    /// The keeper that was made ahead, if it will do: it lives, waits for such a worker, and nothing was mounted or unmounted
+    /// since it was made. One that will not do is ended.
+    fn take_spare(&mut self) -> Option<Spare> {
+        let spare = self.spare.take()?;
+        let mut polls = [
+            Poll::readable(Some(spare.pidfd.as_fd())),
+            Poll::changed(self.mounts.as_ref().map(AsFd::as_fd)),
+        ];
+        sys::poll(&mut polls, Some(0));
+        if spare.in_cgroup == self.in_cgroup && polls.iter().all(|poll| !poll.is_ready()) {
+            return Some(spare);
+        }
+        spare.end();
+        None
+    }
+
+    fn make_keeper(&mut self) -> Result<Spare, Failure> {
+        let in_cgroup = self.in_cgroup;
         let (control, keepers_control) = sys::socket_pair().at(Step::Plumbing)?;
         let (gate, workers_gate) = sys::socket_pair().at(Step::Plumbing)?;
         match sys::fork(namespaces(self.level), KEEPER_EXIT).at(Step::Fork)? {
@@ -139,45 +171,40 @@ impl Guardian {
                 signals: &self.signals,
                 sweep: &mut self.sweep,
             }),
-            Forked::Parent { pid, pidfd } => {
-                wake_by(&control, self.own);
-                Ok(Spare {
-                    keeper: pid,
-                    pidfd,
-                    control,
-                    gate,
-                    in_cgroup,
-                })
-            }
+            Forked::Parent { pid, pidfd } => Ok(Spare {
+                keeper: pid,
+                pidfd,
+                control,
+                gate,
+                in_cgroup,
+            }),
         }
     }
 
     /// Makes a keeper ahead of the next request, where one was used: a fork and its isolation are a good part of what a start
     /// takes. Called when nothing else is to be done.
-    pub(super) fn make_spare(&mut self) {
+    pub(super) fn make_spare(&mut self, now: u64) {
+        if self.make_spare_at.take_if(|time| *time <= now).is_some() {
+            self.wants_spare = true;
+        }
         if !self.wants_spare || self.host_is_gone {
             return;
         }
         self.wants_spare = false;
         if self.spare.is_none() {
             // What went wrong is told to whoever asks for a worker, if it still does then.
-            self.spare = self.make_keeper(self.level == Level::Cgroup).ok();
+            self.spare = self.make_keeper().ok();
         }
     }
 
-    /// Whether something was mounted or unmounted since this was asked last.
-    fn have_mounts_changed(&self) -> bool {
-        let mut polls = [Poll::changed(self.mounts.as_ref().map(AsFd::as_fd))];
-        sys::poll(&mut polls, Some(0));
-        polls[0].is_ready()
-    }
-
-    /// Ends the keeper that was made ahead, when mounts have changed: a worker is to see what is mounted by now, and nobody who
-    /// waits is to keep a file system busy. Another one is made after the next start.
-    pub(super) fn let_go_of_spare(&mut self) {
+    /// Something was mounted or unmounted: ends the keeper that was made ahead, as a worker is to see what is mounted by now, and
+    /// nobody who waits is to keep a file system busy. Another one is made when nothing has changed for a while.
+    pub(super) fn mounts_have_changed(&mut self, now: u64) {
         if let Some(spare) = self.spare.take() {
-            // A child of ours that was not reaped, so that the number is its own. Its namespace goes with it.
-            let _ = sys::kill(spare.keeper, SIGKILL);
+            spare.end();
+            self.make_spare_at = Some(now + MOUNTS_REST_MS);
+        } else if self.make_spare_at.is_some() {
+            self.make_spare_at = Some(now + MOUNTS_REST_MS);
         }
     }
 

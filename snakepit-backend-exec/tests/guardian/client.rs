@@ -192,10 +192,14 @@ impl Guardian {
     }
 
     pub(crate) fn spawn_with(&self, id: u64, spec: &Spec, standard: [OwnedFd; 3]) {
+        self.spawn_where(id, spec, standard, self.level == Level::Cgroup);
+    }
+
+    pub(crate) fn spawn_where(&self, id: u64, spec: &Spec, standard: [OwnedFd; 3], in_cgroup: bool) {
         let mut fds = vec![OwnedFd::from(memory_file(&spec.encode()))];
         fds.extend(standard);
         let mut message = Message::new(Request::Spawn, id);
-        if self.level == Level::Cgroup {
+        if in_cgroup {
             message.a = SPAWN_CGROUP;
             fds.push(self.yard.make_leaf(id, self.user).into());
         }

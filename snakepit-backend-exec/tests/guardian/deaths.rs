@@ -249,7 +249,9 @@ fn the_host_is_killed_and_then_the_guardian() {
 fn the_guardian_is_stopped_and_then_the_host_is_killed() {
     each(TASK, |host| {
         host.signal_guardian(Signal::STOP);
+        let began = tokio::time::Instant::now();
         while state(host.guardian_pid) != Some('T') {
+            assert!(began.elapsed() < PATIENCE, "it does not stop");
             std::thread::sleep(Duration::from_millis(1));
         }
         host.signal(Signal::KILL);

@@ -1,6 +1,7 @@
 //! The keeper that is made ahead of the next worker.
 
 use std::{
+    os::fd::OwnedFd,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_si
 use snakepit_core::process::Pidfd;
 
 use crate::{
-    client::{Guardian, LEVELS, PATIENCE, assert_ends, pair, program, shell},
+    client::{Guardian, LEVELS, PATIENCE, assert_ends, null, pair, program, shell},
     wire::{Event, Level},
     yard::Yard,
 };
@@ -28,8 +29,24 @@ fn spare(guardian: &Guardian, known: &[u32]) -> u32 {
     panic!("no keeper waits for a worker");
 }
 
+/// The process that becomes the next worker, once there is one.
+fn the_one_that_waits(guardian: &Guardian) -> OwnedFd {
+    let pause = Duration::from_millis(2);
+    for _ in 0..PATIENCE.as_millis() / pause.as_millis() {
+        if let [waits] = guardian.yard.named("snakepit-worker")[..] {
+            return open(waits);
+        }
+        std::thread::sleep(pause);
+    }
+    panic!("nobody waits to become a worker");
+}
+
+fn open(pid: u32) -> OwnedFd {
+    pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap()
+}
+
 fn kill(pid: u32) {
-    let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let pidfd = open(pid);
     pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
     assert_ends(pidfd);
 }
@@ -69,6 +86,62 @@ fn a_keeper_that_was_killed_while_it_waited_is_not_missed() {
         guardian.ended(1);
         guardian.leave();
     }
+}
+
+#[test]
+fn a_worker_that_is_stopped_while_it_waits_to_be_asked_for_goes_on() {
+    for level in LEVELS {
+        let Some(guardian) = Guardian::welcomed(level) else {
+            continue;
+        };
+        spare(&guardian, &[]);
+        // There the keeper forks it when it is asked for.
+        if level == Level::Cgroup {
+            guardian.leave();
+            continue;
+        }
+        let waits = the_one_that_waits(&guardian);
+        pidfd_send_signal(&waits, Signal::STOP).unwrap();
+        let (worker, _) = guardian.running(1, &shell("exec sleep 1000"));
+        let [worker, waits] = [worker, waits].map(|fd| Pidfd::from_fd(fd).unwrap().pid());
+        assert_eq!(worker, waits, "{level:?}");
+        guardian.stop(1, 0);
+        guardian.ended(1);
+        guardian.leave();
+    }
+}
+
+#[test]
+fn the_next_worker_is_taken_to_need_a_cgroup_if_the_last_one_did() {
+    let Some(guardian) = Guardian::welcomed(Level::Subreaper) else {
+        return;
+    };
+    if !guardian.yard.has_cgroup() {
+        return eprintln!("SKIPPED: no cgroup can be made here");
+    }
+    let mut running = Vec::new();
+    for (id, in_cgroup, is_made_ahead) in [
+        (1, true, false),
+        (2, true, true),
+        (3, false, false),
+        (4, false, true),
+    ] {
+        let waits = spare(&guardian, &running);
+        let standard = [(); 3].map(|()| null());
+        guardian.spawn_where(id, &shell("exec sleep 1000"), standard, in_cgroup);
+        let fds = guardian.expect(Event::Held, id).fds;
+        guardian.go(id);
+        guardian.expect(Event::Started, id);
+        let [keeper, _worker] = fds.try_into().unwrap();
+        let keeper = Pidfd::from_fd(keeper).unwrap().pid();
+        assert_eq!(keeper == waits, is_made_ahead, "{id}");
+        running.push(keeper);
+    }
+    for id in 1..=4 {
+        guardian.stop(id, 0);
+        guardian.ended(id);
+    }
+    guardian.leave();
 }
 
 #[test]
@@ -164,9 +237,11 @@ fn who_waits_to_be_asked_for_keeps_no_file_system_busy() {
     guardian.running(1, &shell("exit 0"));
     guardian.ended(1);
     let waits = spare(&guardian, &[]);
-    let pidfd = pidfd_open(Pid::from_raw(waits.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let pidfd = open(waits);
     assert!(mounted.in_its_mounts("umount", &[]));
     assert_ends(pidfd);
     guardian.assert_well();
+    // And another one is made, as nothing more changes.
+    assert_ne!(spare(&guardian, &[]), waits);
     guardian.leave();
 }

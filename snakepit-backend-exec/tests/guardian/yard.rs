@@ -136,6 +136,16 @@ impl Yard {
         (workers, keepers)
     }
 
+    /// The living in it that have this name.
+    pub(crate) fn named(&self, name: &str) -> Vec<u32> {
+        let mut all = self.processes();
+        all.retain(|pid| {
+            let found = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.trim_end() == name
+        });
+        all
+    }
+
     fn has_mark(&self, pid: u32) -> bool {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment
