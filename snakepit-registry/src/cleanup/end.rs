@@ -33,6 +33,9 @@ const CLEAN_LOOKS: u32 = 2;
 const KILL_AGAIN: Duration = Duration::from_millis(200);
 /// The pause after a look that failed, as for want of descriptors.
 const FAILED_LOOK: Duration = Duration::from_millis(20);
+/// How long a process that was killed may be about to end. More than some milliseconds means that it, or something in the
+/// namespace it holds, is in state D.
+const DYING: Duration = Duration::from_secs(2);
 
 const NO_TIME: &str = "the time for it ran out";
 
@@ -119,6 +122,7 @@ impl Ending<'_> {
             Ok(unseen) => ended.unseen = unseen,
             Err(problem) => ended.problem = Some(problem),
         }
+        self.await_ends(&known).await;
         self.remove_cgroups();
         ended.found = known.iter().map(|known| self.judge(known)).collect();
         ended
@@ -323,6 +327,24 @@ impl Ending<'_> {
             }
         }
         Ok(unseen)
+    }
+
+    /// Waits for those who were killed and are not through with their end. The first process of a namespace ends when all others
+    /// in it have, and carries nothing any more by which a sweep would see it.
+    async fn await_ends(&self, known: &[Known]) {
+        let bound = self.deadline.min(Instant::now() + DYING);
+        for known in known {
+            if self.ours.pids.contains(&known.identity.pid) {
+                continue;
+            }
+            // Who may not be signalled was not killed.
+            if let Ok(Some(pidfd)) = known.identity.open()
+                && pidfd.signal(0).is_ok()
+            {
+                // Whether it has gone is told by the one who judges.
+                let _ = timeout_at(bound, pidfd.exited()).await;
+            }
+        }
     }
 
     /// What became of a process.
