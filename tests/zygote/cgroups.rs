@@ -62,8 +62,12 @@ async fn a_workers_end_is_that_of_all_it_has_started_and_of_nobody_else() {
     Pidfd::open(worker).unwrap().signal(libc::SIGKILL).unwrap();
     until("the hidden child is ended", async || is_gone(hidden)).await;
     until("its cgroup is removed", async || !its_own.exists()).await;
-    until("there is another worker", async || pids(&pool).await.len() == 2).await;
-    let after = pids(&pool).await;
+    let mut after = before.clone();
+    until("there is another worker", async || {
+        after = pids(&pool).await;
+        after.len() == 2 && !after.contains(&worker)
+    })
+    .await;
     assert_eq!(after.intersection(&before).count(), 1, "{before:?} {after:?}");
     pool.shutdown().await;
     until("the template's cgroup is removed", async || !template.exists()).await;
